@@ -1,0 +1,151 @@
+"""The few array operations that the array API lacks, for numpy and torch alike.
+
+Everything else goes through `namespace(x)`, the array-API namespace of x's library. torch is imported
+only when a torch tensor comes in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+Array = Any  # a numpy array or a torch tensor: whatever `namespace` knows
+
+UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11}
+# The smallest normal number: flush-to-zero may lose as much as this in one product.
+UNDERFLOW = {"float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-14}
+
+
+def namespace(*arrays: Array) -> Any:
+    """The array-API namespace of the arrays' library."""
+    return array_api_compat.array_namespace(*arrays)
+
+
+def is_torch(x: Array) -> bool:
+    return bool(array_api_compat.is_torch_array(x))
+
+
+def dtype_name(x: Array) -> str:
+    """"float64", "float32" or "float16"."""
+    return str(x.dtype).removeprefix("torch.")
+
+
+def to_numpy(x: Array) -> np.ndarray[Any, Any]:
+    return x.detach().cpu().numpy() if is_torch(x) else np.asarray(x)
+
+
+def like(value: Any, x: Array) -> Array:
+    """`value` as an array of x's library, dtype and device (rounded to nearest)."""
+    if is_torch(x):
+        import torch
+
+        if isinstance(value, np.ndarray):
+            value = np.ascontiguousarray(value)
+        return torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    return np.asarray(value, dtype=x.dtype)
+
+
+def take(x: Array, index: np.ndarray[Any, np.dtype[np.int64]], fill: float = 0.0) -> Array:
+    """x[..., index] on the last axis; index -1 gives `fill`."""
+    missing = index < 0
+    if is_torch(x):
+        import torch
+
+        out = x[..., torch.as_tensor(np.where(missing, 0, index), device=x.device)]
+        if missing.any():
+            out = torch.where(torch.as_tensor(missing, device=x.device), torch.full_like(out, fill), out)
+        return out
+    out = x[..., np.where(missing, 0, index)]
+    return np.where(missing, np.asarray(fill, dtype=x.dtype), out) if missing.any() else out
+
+
+def scatter_add(x: Array, index: np.ndarray[Any, np.dtype[np.int64]], size: int) -> Array:
+    """The transpose of `take`: out[..., index[k]] += x[..., k], out has last axis `size`; index -1 is dropped."""
+    keep = np.flatnonzero(index >= 0)
+    kept = index[keep]
+    if is_torch(x):
+        import torch
+
+        if len(keep) != len(index):
+            x = x[..., torch.as_tensor(keep, device=x.device)]
+        out = torch.zeros(*x.shape[:-1], size, dtype=x.dtype, device=x.device)
+        return out.index_add(-1, torch.as_tensor(kept, device=x.device), x)
+    flat = x.reshape(-1, x.shape[-1])[:, keep]
+    out = np.zeros((size, flat.shape[0]), dtype=x.dtype)
+    np.add.at(out, kept, flat.T)
+    return np.ascontiguousarray(out.T).reshape(*x.shape[:-1], size)
+
+
+def convolve(
+    x: Array, weight: Array, stride: tuple[int, ...], pads: tuple[int, ...], dilation: tuple[int, ...], groups: int
+) -> Array:
+    """Cross-correlation of x (N, C, *spatial) with weight (M, C/groups, *kernel), zero padding `pads` = begins + ends."""
+    rank = len(stride)
+    begin, end = pads[:rank], pads[rank:]
+    if is_torch(x):
+        import torch.nn.functional as functional
+
+        if begin != end:
+            x = functional.pad(x, [p for b, e in zip(begin[::-1], end[::-1], strict=True) for p in (b, e)])
+            begin = (0,) * rank
+        call = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[rank]
+        return call(x, weight, None, stride, begin, dilation, groups)
+    x = np.pad(x, [(0, 0), (0, 0), *zip(begin, end, strict=True)])
+    kernel = weight.shape[2:]
+    reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
+    axes = tuple(range(2, 2 + rank))
+    windows = sliding_window_view(x, reach, axis=axes)
+    windows = windows[(slice(None), slice(None), *(slice(None, None, s) for s in stride), *(slice(None, None, d) for d in dilation))]
+    out_shape = windows.shape[2 : 2 + rank]
+    count, channels = x.shape[:2]
+    # (N, C, *out, *kernel) -> (N, groups, *out, C/groups, *kernel)
+    windows = windows.reshape(count, groups, channels // groups, *out_shape, *kernel)
+    windows = np.moveaxis(windows, 2, 2 + rank)
+    columns = windows.reshape(count, groups, int(np.prod(out_shape)), -1)
+    filters = weight.reshape(groups, weight.shape[0] // groups, -1)
+    out = np.matmul(filters[None], np.swapaxes(columns, -1, -2))
+    return out.reshape(count, weight.shape[0], *out_shape)
+
+
+def convolve_transposed(
+    x: Array,
+    weight: Array,
+    stride: tuple[int, ...],
+    pads: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+    out_spatial: tuple[int, ...],
+) -> Array:
+    """The transpose of `convolve` as a linear map: x (N, M, *spatial) -> (N, C, *out_spatial)."""
+    rank = len(stride)
+    begin = pads[:rank]
+    kernel = tuple(weight.shape[2:])
+    # Size that the transposed convolution yields without cropping; the input may have had unread cells at its end.
+    full = tuple((n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(x.shape[2:], stride, kernel, dilation, strict=True))
+    if is_torch(x):
+        import torch.nn.functional as functional
+
+        call = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}[rank]
+        extra = tuple(n - (f - 2 * b) for n, f, b in zip(out_spatial, full, begin, strict=True))
+        if all(0 <= e < max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
+            return call(x, weight, None, stride, begin, extra, groups, dilation)
+        out = call(x, weight, None, stride, 0, 0, groups, dilation)
+        padding = [p for n, f, b in reversed(list(zip(out_spatial, full, begin, strict=True))) for p in (-b, n + b - f)]
+        return functional.pad(out, padding)
+    count = x.shape[0]
+    channels = weight.shape[1] * groups
+    room = tuple(max(f, n + b) for f, n, b in zip(full, out_spatial, begin, strict=True))
+    out = np.zeros((count, channels, *room), dtype=x.dtype)
+    grouped = x.reshape(count, groups, x.shape[1] // groups, -1)
+    filters = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], *kernel)
+    for tap in np.ndindex(*kernel):
+        part = np.matmul(np.swapaxes(filters[(slice(None), slice(None), slice(None), *tap)], 1, 2)[None], grouped)
+        where = tuple(
+            slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, n, s in zip(tap, dilation, x.shape[2:], stride, strict=True)
+        )
+        out[(slice(None), slice(None), *where)] += part.reshape(count, channels, *x.shape[2:])
+    crop = tuple(slice(b, b + n) for b, n in zip(begin, out_spatial, strict=True))
+    return out[(slice(None), slice(None), *crop)]

@@ -6,6 +6,7 @@ and elementwise; an operation that is exact in floating point states no error. E
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +36,23 @@ class Known:
 
     def reshape(self, shape: tuple[int, ...]) -> Known:
         """The same numbers under another shape."""
-        error = self.error if isinstance(self.error, float) else self.error.reshape(shape)
-        return Known(self.value.reshape(shape), error)
+        if isinstance(self.error, float):
+            return Known(self.value.reshape(shape), self.error)
+        return Known(self.value.reshape(shape), self._full_error().reshape(shape))
+
+    def broadcast(self, shape: tuple[int, ...]) -> Known:
+        """numpy.broadcast_to of value and error."""
+        error = self.error
+        if not isinstance(error, float):
+            error = namespace(error).broadcast_to(error, shape)
+        return Known(namespace(self.value).broadcast_to(self.value, shape), error)
+
+    def move(self, change: Callable[[Array], Array]) -> Known:
+        """A rearrangement of the numbers, the same for value and error."""
+        return Known(change(self.value), self.error if isinstance(self.error, float) else change(self._full_error()))
+
+    def _full_error(self) -> Array:
+        return namespace(self.error).broadcast_to(self.error, self.shape)
 
 
 def known(value: Array | Known | float) -> Known:

@@ -49,7 +49,7 @@ class Builder:
 
     def graph(self, output: int) -> Graph:
         """The network whose output is the node: without dead nodes, neighbouring affine ops folded, output last."""
-        return Graph(fold(self.nodes, output, self.sample))
+        return Graph(fold(self.nodes, output))
 
     def append(self, op: Op, inputs: Sequence[int], shape: Sequence[int]) -> int:
         """Append a core op as it is; the caller vouches for its shape."""
@@ -298,10 +298,12 @@ class Builder:
 
     def max_pool(self, x: int, kernel: Sequence[int], geometry: windows.Geometry) -> int:
         """Maximum over windows by a tree of pairwise maxima; padding never wins."""
-        shape = self.shape(x)
-        taps = windows.taps(shape, tuple(kernel), geometry)  # (taps, C, *out), every one a real cell
-        out = taps.shape[1:]
-        current = self.select(x, taps, taps.shape)
+        taps = windows.taps(self.shape(x), tuple(kernel), geometry)  # (taps, C, *out), every one a real cell
+        return self.max_first(self.move(x, taps))
+
+    def max_first(self, x: int) -> int:
+        """Maximum over the first axis, which goes away."""
+        current = x
         spare: list[int] = []
         while (count := self.shape(current)[0]) > 1:
             half = count // 2
@@ -311,7 +313,7 @@ class Builder:
             current = self.maximum(first, second)
         for other in spare:
             current = self.maximum(current, other)
-        return self.reshape(current, out)
+        return self.reshape(current, self.shape(x)[1:])
 
     def average_pool(
         self, x: int, kernel: Sequence[int], geometry: windows.Geometry, count_include_pad: bool = False

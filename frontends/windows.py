@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from certify.errors import ModelError
+
 Index = np.ndarray[Any, np.dtype[np.int64]]
 Spatial = tuple[int, ...]
 
@@ -75,7 +77,7 @@ def taps(shape: Spatial, kernel: Spatial, geometry: Geometry) -> Index:
     for coordinate, n in zip(_positions(spatial, kernel, geometry), spatial, strict=True):
         real = (coordinate >= 0) & (coordinate < n)
         if not real.any(axis=0).all():
-            raise ValueError("a pooling window lies entirely in the padding")
+            raise ModelError("a pooling window lies entirely in the padding: its maximum is not a number")
         first = np.take_along_axis(coordinate, real.argmax(axis=0)[None, :], axis=0)
         axes.append(np.where(real, coordinate, first))
     flat = np.zeros((1,) * (2 * len(axes)), dtype=np.int64)

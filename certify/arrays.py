@@ -43,7 +43,7 @@ def like(value: Any, x: Array) -> Array:
         import torch
 
         if isinstance(value, np.ndarray):
-            value = np.ascontiguousarray(value)
+            value = value.astype(dtype_name(x))  # a copy: torch must not share a read-only buffer
         return torch.as_tensor(value, dtype=x.dtype, device=x.device)
     return np.asarray(value, dtype=x.dtype)
 
@@ -77,6 +77,60 @@ def scatter_add(x: Array, index: np.ndarray[Any, np.dtype[np.int64]], size: int)
     out = np.zeros((size, flat.shape[0]), dtype=x.dtype)
     np.add.at(out, kept, flat.T)
     return np.ascontiguousarray(out.T).reshape(*x.shape[:-1], size)
+
+
+def take_along(x: Array, index: Array) -> Array:
+    """out[b, k] = x[b, index[b, k]] for x (B, n) and integers index (B, K)."""
+    if is_torch(x):
+        return x.gather(1, index)
+    return np.take_along_axis(x, index, axis=1)
+
+
+def put_along(x: Array, index: Array, values: Array) -> Array:
+    """A copy of x (B, n) with out[b, index[b, k]] = values[b, k]."""
+    if is_torch(x):
+        return x.scatter(1, index, values)
+    out = x.copy()
+    np.put_along_axis(out, index, values, axis=1)
+    return out
+
+
+def put_rows(x: Array, rows: np.ndarray[Any, np.dtype[np.int64]], values: Array) -> Array:
+    """A copy of x with out[rows] = values."""
+    if len(rows) == x.shape[0]:
+        return values
+    if is_torch(x):
+        return x.index_copy(0, like_index(rows, x), values)
+    out = x.copy()
+    out[rows] = values
+    return out
+
+
+def like_index(index: np.ndarray[Any, np.dtype[np.int64]], x: Array) -> Array:
+    """Integer indices in x's library and device."""
+    if is_torch(x):
+        import torch
+
+        return torch.as_tensor(index, device=x.device)
+    return index
+
+
+def one_hot(index: Array, sample: Array) -> Array:
+    """Unit rows e_index: integers (B, K) -> (B, K, n) with n the last axis of `sample`, in its dtype."""
+    xp = namespace(sample)
+    positions = xp.arange(sample.shape[-1], dtype=index.dtype, device=sample.device)
+    return xp.astype(index[..., None] == positions, sample.dtype)
+
+
+def narrow_interval(box: tuple[Array, Array], sample: Array) -> tuple[Array, Array]:
+    """The interval in the sample's narrower dtype, one ulp outward."""
+    if is_torch(sample):
+        import torch
+
+        infinity = torch.tensor(torch.inf, dtype=sample.dtype, device=sample.device)
+        return torch.nextafter(box[0].to(sample.dtype), -infinity), torch.nextafter(box[1].to(sample.dtype), infinity)
+    infinity = sample.dtype.type(np.inf)
+    return np.nextafter(box[0].astype(sample.dtype), -infinity), np.nextafter(box[1].astype(sample.dtype), infinity)
 
 
 def convolve(

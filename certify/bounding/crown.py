@@ -1,0 +1,279 @@
+"""CROWN (Zhang et al. 2018; DeepPoly, Singh et al. 2019): linear bounds carried backward to the input.
+
+A pass keeps the invariant  target >= sum_i A_i x_i + constant - error  over all points of the region, with A_i of shape
+(B, S, n_i) at the nodes reached so far. `error` makes it hold in real arithmetic whatever the dtype: at every
+node it grows by |A_i| w_i, where w_i (B, n_i) bounds what rounding and inexact constants can do
+per unit of coefficient (gamma_n |W| m + gamma_n |b| + ..., with m the largest |x| at the node's inputs). One matrix-vector product a node
+instead of a second matrix product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from certify.arrays import UNIT_ROUNDOFF, Array, dtype_name, namespace, one_hot, take_along
+from certify.bounding.region import Region, extremes, minimum
+from certify.graph import Graph
+from certify.ops.base import Relaxation, Slopes, bias_slack, gamma, magnitude, weight_slack
+from certify.ops.affine import Linear
+from certify.ops.shape import Concat, Reshape
+from certify.rules import Interval, absolute, bias, is_affine, linear, relax, terms, transpose
+
+Choice = Mapping[int, Slopes]  # nonlinear node -> chosen slopes, arrays of shape (B, S or 1, n)
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    """What backward passes need to know about one batch of regions.
+
+    boxes: the interval of every node, (B, *shape); None where not yet known.
+    weights: per node the rounding weight w, (B, n), or None where a pass adds no error.
+    floor: (B,), what the underflow of products can lose in one pass.
+    """
+
+    graph: Graph
+    region: Region
+    boxes: Sequence[Interval | None]
+    weights: Sequence[Array | None]
+    floor: Array
+
+    def flat(self, index: int) -> Interval:
+        """The interval of a node as (B, n) arrays."""
+        box = self.boxes[index]
+        assert box is not None
+        count = box[0].shape[0]
+        return box[0].reshape((count, -1)), box[1].reshape((count, -1))
+
+    def narrow(self, rows: Array, last: int | None = None) -> Knowledge:
+        """The knowledge of some samples, about nodes up to `last`."""
+        keep = range(len(self.boxes) if last is None else last + 1)
+        boxes = [None if (b := self.boxes[i]) is None else (b[0][rows], b[1][rows]) for i in keep]
+        weights = [None if (w := self.weights[i]) is None else w[rows] for i in keep]
+        return Knowledge(self.graph, self.region[rows], boxes, weights, self.floor[rows])
+
+
+def rounding_weight(graph: Graph, index: int, boxes: Sequence[Interval | None]) -> Array | None:
+    """w of one node, (B, n): bound of |error| / |A| that a backward step through it may commit, from its inputs' boxes.
+
+    Affine: the product A W commits gamma_terms |A| |W| m, the dot A b gamma_n |A| |b|, an inexact constant its stated error. Nonlinear:
+    three roundings of A, and the dot with the intercepts. A node with several readers: one rounding more per sum.
+    """
+    node = graph.nodes[index]
+    box = boxes[index]
+    assert box is not None
+    name = dtype_name(box[0])
+    unit, size, count = UNIT_ROUNDOFF[name], math.prod(node.shape), box[0].shape[0]
+    own = magnitude(*box).reshape((count, -1))
+    readers = len(graph.consumers[index])
+    merge = 2 * readers * unit * own if readers > 1 else None
+    if index == 0 or isinstance(node.op, Reshape | Concat):
+        return merge
+    shapes = tuple(graph.nodes[i].shape for i in node.inputs)
+    inputs = [_known(boxes, i) for i in node.inputs]
+    if not is_affine(node.op):
+        reach = magnitude(*inputs[0]).reshape((count, -1))
+        weight = 8 * unit * (reach + own) + 2 * gamma(size + 8, name) * (own + reach)
+    else:
+        relative = gamma(terms(node.op, shapes) + 4, name) + weight_slack(node.op)
+        reach = linear(absolute(node.op), *(magnitude(*b) for b in inputs))
+        weight = 2 * relative * reach.reshape((count, -1))
+        shift = bias(node.op)
+        if shift is not None:
+            xp = namespace(shift)
+            wide = xp.broadcast_to(2 * gamma(size + 4, name) * xp.abs(shift) + 2 * bias_slack(node.op), node.shape)
+            weight = weight + wide.reshape((1, -1))
+    return weight if merge is None else weight + merge
+
+
+def _known(boxes: Sequence[Interval | None], index: int) -> Interval:
+    box = boxes[index]
+    assert box is not None
+    return box
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """sum_i coeff_i x_i + constant - error: coeff maps nodes to (B, S, n_i); constant and error are (B, S)."""
+
+    coeff: dict[int, Array]
+    constant: Array
+    error: Array
+
+
+def row_form(index: int, rows: Array) -> Form:
+    """rows . x_index, rows (B, S, n)."""
+    zero = namespace(rows).zeros_like(rows[:, :, 0])
+    return Form({index: rows}, zero, zero)
+
+
+def unit_form(known: Knowledge, index: int, neurons: Array, sign: int) -> Form:
+    """sign * x_index[neurons], already carried through the node's op: neurons (B, K) integers.
+
+    A unit row times a matrix is a row of it: gathered, not multiplied, and free of rounding.
+    """
+    node = known.graph.nodes[index]
+    lower = known.flat(index)[0]
+    xp = namespace(lower)
+    if not is_affine(node.op):
+        return row_form(index, sign * one_hot(neurons, lower))
+    error = xp.zeros_like(take_along(lower, neurons))
+    if weight_slack(node.op) or not isinstance(bias_slack(node.op), float) or bias_slack(node.op):
+        weight = known.weights[index]
+        assert weight is not None
+        error = take_along(weight, neurons)
+    shift = bias(node.op)
+    constant = xp.zeros_like(error)
+    if shift is not None:
+        constant = sign * xp.broadcast_to(shift, node.shape).reshape((-1,))[neurons]
+    if isinstance(node.op, Linear) and len(node.shape) == 1:
+        return Form({node.inputs[0]: sign * node.op.weight[neurons]}, constant, error)
+    count, specs = neurons.shape
+    rows = sign * one_hot(neurons, lower)
+    shapes = tuple(known.graph.nodes[i].shape for i in node.inputs)
+    parts = transpose(node.op, rows.reshape((count * specs, *node.shape)), shapes)
+    return Form(_gather(node.inputs, parts, (count, specs)), constant, error)
+
+
+def _gather(inputs: Sequence[int], parts: Sequence[Array], lead: tuple[int, int]) -> dict[int, Array]:
+    """Contributions to the inputs, summed where one node is read twice."""
+    coeff: dict[int, Array] = {}
+    for i, part in zip(inputs, parts, strict=True):
+        part = part.reshape((*lead, -1))
+        coeff[i] = coeff[i] + part if i in coeff else part
+    return coeff
+
+
+def backward(
+    known: Knowledge, form: Form, *, slopes: Choice | None = None, rounding: bool = True, sharp: bool = False
+) -> Array:
+    """Lower bounds (B, S) of a form over the regions.
+
+    slopes chooses relaxations; others take their default. rounding=False leaves out the error terms: a proposal, not a bound.
+    """
+    graph = known.graph
+    pending = dict(form.coeff)
+    constant, error = form.constant, form.error
+    xp = namespace(constant)
+    name = dtype_name(constant)
+    count, specs = constant.shape
+    for index in range(max(pending), 0, -1):
+        a = pending.pop(index, None)
+        if a is None:
+            continue
+        node = graph.nodes[index]
+        weight = known.weights[index] if rounding else None
+        if is_affine(node.op):
+            shift = bias(node.op)
+            if shift is not None:
+                constant = constant + xp.matmul(a, xp.broadcast_to(shift, node.shape).reshape((-1,)))
+            if weight is not None:
+                error = error + _dot(xp.abs(a), weight[:, None, :])
+            shapes = tuple(graph.nodes[i].shape for i in node.inputs)
+            parts = transpose(node.op, a.reshape((count * specs, *node.shape)), shapes)
+        else:
+            lines = relaxation(known, index, (slopes or {}).get(index, Slopes()))
+            a, change, wrong = through(a, lines, weight)
+            constant, error = constant + change, error + wrong
+            parts = (a,)
+        for i, part in _gather(node.inputs, parts, (count, specs)).items():
+            pending[i] = pending[i] + part if i in pending else part
+        if rounding:
+            error = error + 2 * UNIT_ROUNDOFF[name] * xp.abs(constant)
+    value = constant
+    if 0 in pending:
+        first = known.weights[0] if rounding else None
+        if first is not None:
+            error = error + _dot(xp.abs(pending[0]), first[:, None, :])
+        value = value + minimum(pending[0], known.region, rounding=rounding, sharp=sharp)
+    if not rounding:
+        return value
+    return value - 1.05 * error - (4 * UNIT_ROUNDOFF[name] * xp.abs(value) + known.floor[:, None])
+
+
+def join(first: Form, second: Form) -> Form:
+    """Both forms side by side along S; they reach the same nodes."""
+    xp = namespace(first.constant)
+    coeff = {i: xp.concat([a, second.coeff[i]], axis=1) for i, a in first.coeff.items()}
+    return Form(
+        coeff,
+        xp.concat([first.constant, second.constant], axis=1),
+        xp.concat([first.error, second.error], axis=1),
+    )
+
+
+def both(known: Knowledge, form: Form) -> Interval:
+    """(lower, upper), each (B, S), of a form, by one pass with parallel lines (Fast-Lin, Weng et al. 2018).
+
+    With one slope s for both lines, s z + t_low <= f(z) <= s z + t_up, the coefficients serve both sides: value = middle +- radius,
+    to which a node adds A (t_up + t_low)/2 and |A| (t_up - t_low)/2, and the rounding |A| w.
+    """
+    graph = known.graph
+    pending = dict(form.coeff)
+    middle, radius = form.constant, form.error
+    xp = namespace(middle)
+    name = dtype_name(middle)
+    count, specs = middle.shape
+    for index in range(max(pending), 0, -1):
+        a = pending.pop(index, None)
+        if a is None:
+            continue
+        node = graph.nodes[index]
+        spread = known.weights[index]
+        if is_affine(node.op):
+            shift = bias(node.op)
+            if shift is not None:
+                middle = middle + xp.matmul(a, xp.broadcast_to(shift, node.shape).reshape((-1,)))
+            shapes = tuple(graph.nodes[i].shape for i in node.inputs)
+            parts = transpose(node.op, a.reshape((count * specs, *node.shape)), shapes)
+        else:
+            first = relaxation(known, index, Slopes())
+            lines = relaxation(known, index, Slopes(first.upper_slope, first.upper_slope))
+            half = (lines.upper_intercept - lines.lower_intercept)[:, 0] * (0.5 + 4 * UNIT_ROUNDOFF[name])
+            middle = middle + _dot(a, (lines.upper_intercept + lines.lower_intercept) * 0.5)
+            spread = half if spread is None else half + spread
+            parts = (a * lines.upper_slope,)
+        if spread is not None:
+            radius = radius + _dot(xp.abs(a), spread[:, None, :])
+        for i, part in _gather(node.inputs, parts, (count, specs)).items():
+            pending[i] = pending[i] + part if i in pending else part
+        radius = radius + 2 * UNIT_ROUNDOFF[name] * xp.abs(middle)
+    a = pending[0]
+    first_weight = known.weights[0]
+    if first_weight is not None:
+        radius = radius + _dot(xp.abs(a), first_weight[:, None, :])
+    low, high = extremes(a, known.region)
+    lower, upper = middle + low, middle + high
+    slack = 1.05 * radius + 4 * UNIT_ROUNDOFF[name] * xp.maximum(xp.abs(lower), xp.abs(upper)) + known.floor[:, None]
+    return lower - slack, upper + slack
+
+
+def relaxation(known: Knowledge, index: int, choice: Slopes) -> Relaxation:
+    """The linear enclosure of a nonlinear node; fields broadcast against (B, S, n)."""
+    source = known.graph.nodes[index].inputs[0]
+    lower, upper = known.flat(source)
+    return relax(known.graph.nodes[index].op, lower[:, None, :], upper[:, None, :], choice)  # type: ignore[no-any-return]
+
+
+def through(a: Array, lines: Relaxation, weight: Array | None) -> tuple[Array, Array, Array]:
+    """One nonlinear step: positive coefficients take the lower line, negative ones the upper line.
+
+    a (B, S, n) -> (coefficients of the input, change of the constant (B, S), error (B, S)).
+    """
+    xp = namespace(a)
+    positive = xp.clip(a, min=0)
+    negative = a - positive
+    change = _dot(positive, lines.lower_intercept) + _dot(negative, lines.upper_intercept)
+    wrong = xp.zeros_like(change)
+    if weight is not None:
+        wrong = _dot(positive - negative, weight[:, None, :])
+    return positive * lines.lower_slope + negative * lines.upper_slope, change, wrong
+
+
+def _dot(a: Array, vector: Array) -> Array:
+    """sum_n a (B, S, n) * vector (B, S or 1, n) -> (B, S)."""
+    xp = namespace(a)
+    if vector.shape[1] == 1:
+        return xp.matmul(a, xp.matrix_transpose(vector))[..., 0]
+    return xp.sum(a * vector, axis=-1)

@@ -1,0 +1,298 @@
+"""Bounds of every node, cheapest first: intervals go forward, and where a nonlinear op wants better, CROWN goes backward.
+
+A ReLU that is already known to be stable needs no backward pass. Three sieves, each cheaper than the next:
+  1. the interval from the bounds of the layer before (exact for the first affine layer over a box),
+  2. one pass with parallel lines (Fast-Lin, Weng et al. 2018), which gives both sides at once, in the draft dtype,
+  3. CROWN for what is left, one pass a side. Every bound is intersected with what was known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from certify.arrays import (
+    UNDERFLOW,
+    Array,
+    dtype_name,
+    is_torch,
+    like_index,
+    namespace,
+    narrow_interval,
+    put_along,
+    put_rows,
+    take_along,
+    to_numpy,
+)
+from certify.bounding.crown import Choice, Knowledge, backward, both, join, rounding_weight, unit_form
+from certify.bounding.interval import step
+from certify.bounding.region import Region
+from certify.graph import Graph
+from certify.ops.affine import Scale
+from certify.ops.base import Slopes, magnitude
+from certify.ops.relu import Relu
+from certify.ops.shape import Input, Reshape, Select
+from certify.rules import Interval, is_affine, terms
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+# Coefficients per backward chunk: about 16 MB in float32, near the caches' size; larger chunks measured slower.
+CHUNK = 4_000_000
+# Rows of padding that cost less than the fixed costs of one more pass (some 40 array calls).
+SMALL_PASS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """Chosen slopes for the backward passes of one start node.
+
+    neurons: (B, K). choice: nonlinear node -> Slopes of shape (B, 2 K, n): first the lower sides, then the upper.
+    """
+
+    neurons: Array
+    choice: Choice
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A cheaper copy of the network for sorting out stable neurons: the graph in float32, and a sample of its arrays."""
+
+    graph: Graph
+    sample: Array
+
+
+@dataclass
+class _Walk:
+    """The lists that grow while a network is walked once; `known` freezes a view of them."""
+
+    graph: Graph
+    region: Region
+    floor: Array
+    boxes: list[Interval | None] = field(default_factory=list)
+    weights: list[Array | None] = field(default_factory=list)
+
+    @staticmethod
+    def over(graph: Graph, region: Region) -> _Walk:
+        return _Walk(graph, region, namespace(region.lower).zeros_like(region.lower[:, 0]))
+
+    def known(self) -> Knowledge:
+        return Knowledge(self.graph, self.region, self.boxes, self.weights, self.floor)
+
+    def add(self, box: Interval, *, rounding: bool) -> None:
+        """The next node's interval, and what rounding may do there."""
+        self.boxes.append(box)
+        self.weights.append(None)
+        if rounding:
+            index = len(self.boxes) - 1
+            self.weights[index] = rounding_weight(self.graph, index, self.boxes)
+            self.floor = self.floor + underflow(self.graph, index, self.boxes)
+
+
+def propagate(
+    graph: Graph,
+    region: Region,
+    *,
+    crown: bool = True,
+    draft: Draft | None = None,
+    slopes: Mapping[int, Sides] | None = None,
+    previous: Knowledge | None = None,
+) -> Knowledge:
+    """Intervals of all nodes, intersected with CROWN's at the inputs of nonlinear ops when `crown`.
+
+    region: B sets, arrays in the graph's library and dtype. draft: the network in a cheaper dtype for the second sieve.
+    slopes: only these start nodes and neurons are bounded, with these slopes. previous: bounds known already, intersected.
+    """
+    count = region.lower.shape[0]
+    walk = _Walk.over(graph, region)
+    rough = _Walk.over(draft.graph, region.cast(draft.sample)) if draft is not None and crown else None
+    wanted = set(starts(graph)) if crown else set()
+    settled = exact_starts(graph) if region.p == 0 else {0}
+    for index, node in enumerate(graph.nodes):
+        if index:
+            box = step(graph, index, walk.boxes)
+        else:
+            box = (region.lower.reshape((count, *node.shape)), region.upper.reshape((count, *node.shape)))
+        if previous is not None and (old := previous.boxes[index]) is not None:
+            box = _meet(box, old)
+        walk.add(box, rounding=crown)
+        if rough is not None:
+            rough.add(narrow_interval(box, rough.region.lower), rounding=True)
+        if index not in wanted or index in settled:
+            continue
+        if slopes is not None:
+            walk.boxes[index] = sharpen(walk.known(), index, slopes[index]) if index in slopes else walk.boxes[index]
+        else:
+            walk.boxes[index] = refine(walk.known(), index, None if rough is None else rough.known())
+        if rough is not None:
+            rough.boxes[index] = narrow_interval(_known(walk.boxes[index]), rough.region.lower)
+    return replace(walk.known(), boxes=tuple(walk.boxes), weights=tuple(walk.weights))
+
+
+def starts(graph: Graph) -> tuple[int, ...]:
+    """The nodes that nonlinear ops read: their bounds make the relaxations."""
+    return tuple(sorted({node.inputs[0] for node in graph.nodes[1:] if not is_affine(node.op)}))
+
+
+def exact_starts(graph: Graph) -> set[int]:
+    """Nodes whose interval over a box is already the exact range: one affine op on independent coordinates."""
+    independent, exact = {0}, {0}
+    for index, node in enumerate(graph.nodes):
+        if index == 0 or not is_affine(node.op) or len(node.inputs) != 1 or node.inputs[0] not in independent:
+            continue
+        exact.add(index)
+        shapes = (graph.nodes[node.inputs[0]].shape,)
+        if isinstance(node.op, Input | Reshape | Scale) or (isinstance(node.op, Select) and terms(node.op, shapes) <= 1):
+            independent.add(index)
+    return exact
+
+
+def underflow(graph: Graph, index: int, boxes: Sequence[Interval | None]) -> Array:
+    """(B,): what products at this node may lose in one pass: the smallest normal number each, times the value it meets."""
+    node = graph.nodes[index]
+    reach = _reach(_known(boxes[index]))
+    width, size = 1, math.prod(node.shape)
+    for i in node.inputs:
+        reach = namespace(reach).maximum(reach, _reach(_known(boxes[i])))
+        size += math.prod(graph.nodes[i].shape)
+    if index and is_affine(node.op):
+        width = terms(node.op, tuple(graph.nodes[i].shape for i in node.inputs))
+    return UNDERFLOW[dtype_name(reach)] * size * (width + 4) * (1 + reach)
+
+
+def _reach(box: Interval) -> Array:
+    """(B,): the largest absolute value."""
+    size = magnitude(*box)
+    return namespace(size).max(size.reshape((size.shape[0], -1)), axis=1)
+
+
+def unsettled(known: Knowledge, index: int) -> Array:
+    """(B, n) booleans: neurons of a start node whose bounds a backward pass may usefully sharpen."""
+    lower, upper = known.flat(index)
+    readers = [known.graph.nodes[i].op for i in known.graph.consumers[index] if not is_affine(known.graph.nodes[i].op)]
+    if all(isinstance(op, Relu) for op in readers):
+        return (lower < 0) & (upper > 0)
+    return lower < upper
+
+
+def refine(known: Knowledge, index: int, rough: Knowledge | None = None) -> Interval:
+    """The node's interval intersected with CROWN's, for the neurons that are not settled.
+
+    Samples with similar numbers of such neurons go together, so that little padding is computed.
+    """
+    shape = (known.region.lower.shape[0], *known.graph.nodes[index].shape)
+    lower, upper = known.flat(index)
+    for sieve in (rough, known):
+        if sieve is None:
+            continue
+        now = replace(known, boxes=_with(known.boxes, index, (lower.reshape(shape), upper.reshape(shape))))
+        mask = unsettled(now, index)
+        counts = to_numpy(mask.sum(axis=1))
+        for group in groups(counts):
+            rows = like_index(group, lower)
+            whole = len(group) == len(counts)
+            some = sieve if whole else sieve.narrow(rows, index)
+            neurons = pick(mask if whole else mask[rows], int(counts[group].max()))
+            below, above = bound_neurons(some, index, neurons, parallel=sieve is rough)
+            old = (lower, upper) if whole else (lower[rows], upper[rows])
+            new = _put_tighter(old, neurons, (namespace(lower).astype(below, lower.dtype), namespace(lower).astype(above, lower.dtype)))
+            lower, upper = put_rows(lower, group, new[0]), put_rows(upper, group, new[1])
+    return lower.reshape(shape), upper.reshape(shape)
+
+
+def sharpen(known: Knowledge, index: int, sides: Sides) -> Interval:
+    """The node's interval intersected with CROWN's under chosen slopes, for chosen neurons."""
+    shape = (known.region.lower.shape[0], *known.graph.nodes[index].shape)
+    found = bound_neurons(known, index, sides.neurons, choice=sides.choice)
+    lower, upper = _put_tighter(known.flat(index), sides.neurons, found)
+    return lower.reshape(shape), upper.reshape(shape)
+
+
+def bound_neurons(
+    known: Knowledge, index: int, neurons: Array, *, parallel: bool = False, choice: Choice | None = None
+) -> Interval:
+    """(lower, upper), each (B, K), of some neurons of one node, in chunks that fit the caches.
+
+    parallel: one pass for both sides with parallel lines; else CROWN, one pass a side. choice: as in Sides.
+    """
+    xp = namespace(known.region.lower)
+    width = max(math.prod(known.graph.nodes[i].shape) for i in known.graph.ancestors(index))
+    total = neurons.shape[1]
+    rows = max(1, CHUNK // (width * neurons.shape[0]))
+    below, above = [], []
+    for first in range(0, total, rows):
+        part = neurons[:, first : first + rows]
+        if parallel:
+            lower, upper = both(known, unit_form(known, index, part, 1))
+        else:
+            count = part.shape[1]
+            form = join(unit_form(known, index, part, 1), unit_form(known, index, part, -1))
+            value = backward(known, form, slopes=_slice(choice, first, count, total))
+            lower, upper = value[:, :count], -value[:, count:]
+        below.append(lower)
+        above.append(upper)
+    return (below[0], above[0]) if len(below) == 1 else (xp.concat(below, axis=1), xp.concat(above, axis=1))
+
+
+def _slice(choice: Choice | None, first: int, count: int, total: int) -> Choice | None:
+    """The slopes of neurons first ... first + count, for both sides."""
+    if choice is None or count == total:
+        return choice
+
+    def cut(slope: Array | None) -> Array | None:
+        if slope is None or slope.shape[1] == 1:
+            return slope
+        parts = [slope[:, first : first + count], slope[:, total + first : total + first + count]]
+        return namespace(slope).concat(parts, axis=1)
+
+    return {node: Slopes(cut(s.lower), cut(s.upper)) for node, s in choice.items()}
+
+
+def groups(counts: IntArray) -> list[IntArray]:
+    """Sample indices in groups of similar positive count, so that padding to the group's largest wastes little.
+
+    A group takes in samples down to half of its largest count, and whatever smaller ones a pass of their own would not pay for.
+    """
+    order = np.argsort(-counts, kind="stable")
+    order = order[counts[order] > 0]
+    found: list[IntArray] = []
+    while len(order):
+        padding = np.cumsum(counts[order[0]] - counts[order])
+        inside = (counts[order] * 2 > counts[order[0]]) | (padding < SMALL_PASS)
+        found.append(np.sort(order[inside]))
+        order = order[~inside]
+    return found
+
+
+def pick(mask: Array, count: int) -> Array:
+    """(B, count) indices: the marked ones first, ascending, then others as padding."""
+    if is_torch(mask):
+        return mask.byte().argsort(dim=1, descending=True, stable=True)[:, :count]
+    return namespace(mask).argsort(~mask, axis=1, stable=True)[:, :count]
+
+
+def _put_tighter(old: Interval, neurons: Array, found: Interval) -> Interval:
+    """The intersection of old (B, n) with bounds found for some neurons (B, K)."""
+    xp = namespace(old[0])
+    lower = put_along(old[0], neurons, xp.maximum(take_along(old[0], neurons), found[0]))
+    upper = put_along(old[1], neurons, xp.minimum(take_along(old[1], neurons), found[1]))
+    return lower, upper
+
+
+def _meet(box: Interval, other: Interval) -> Interval:
+    xp = namespace(box[0])
+    return xp.maximum(box[0], other[0]), xp.minimum(box[1], other[1])
+
+
+def _with(boxes: Sequence[Interval | None], index: int, box: Interval) -> list[Interval | None]:
+    changed = list(boxes)
+    changed[index] = box
+    return changed
+
+
+def _known(box: Interval | None) -> Interval:
+    assert box is not None
+    return box

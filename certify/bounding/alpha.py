@@ -1,0 +1,171 @@
+"""alpha-CROWN (Xu et al. 2021): lower-line slopes as free parameters, optimised for the rows and for the layers before.
+
+Every alpha in range gives a valid bound, so the loop may run in float32 without error terms: it proposes slopes. What counts
+is the pass that `certify.bounding.margins` makes afterwards with these slopes, with rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from certify.arrays import Array, put_along, take_along
+from certify.bounding.crown import Choice, Knowledge, backward, join, row_form, unit_form
+from certify.bounding.propagate import Sides, exact_starts, pick, starts, unsettled
+from certify.graph import Graph
+from certify.ops.base import Slopes
+from certify.ops.relu import Relu
+from certify.rules import is_affine, relax
+
+
+@dataclass(frozen=True)
+class AlphaOptions:
+    """iterations: joint steps. step: initial step of Adam, decayed by `decay` each iteration.
+
+    layers: also optimise the slopes inside the bounds of intermediate layers.
+    """
+
+    iterations: int = 20
+    step: float = 0.25
+    decay: float = 0.95
+    layers: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """Slopes that an optimisation found: for the rows, and for the neurons of every start node.
+
+    rows: nonlinear node -> Slopes (B, S, n). sides: start node -> Sides. value: (B, S), the best bounds seen, without rounding.
+    """
+
+    rows: Choice
+    sides: dict[int, Sides]
+    value: Array
+
+
+Variables = dict[int, list[torch.Tensor]]  # nonlinear node -> [lower slopes] or [lower slopes, upper slopes]
+
+
+def optimise(
+    known: Knowledge,
+    rows: torch.Tensor,
+    options: AlphaOptions,
+    *,
+    stop: Callable[[torch.Tensor], bool] = lambda value: False,
+) -> Proposal:
+    """Slopes that raise the lower bounds of rows . output: rows (B, S, n_out); `known` in the dtype to search in.
+
+    stop(value (B, S)) is asked after each iteration and may end the search early (all rows positive, out of time).
+    """
+    graph = known.graph
+    targets: dict[int, Array] = {}
+    if options.layers:
+        settled = exact_starts(graph) if known.region.p == 0 else {0}
+        for start in starts(graph):
+            mask = unsettled(known, start)
+            count = int(mask.sum(dim=1).max())
+            if start not in settled and count:
+                targets[start] = pick(mask, count)
+    inner = {s: _variables(known, s, 2 * n.shape[1]) for s, n in targets.items()}
+    outer = _variables(known, graph.output, rows.shape[1])
+    leaves = [v for group in (*inner.values(), outer) for pair in group.values() for v in pair]
+    if not leaves:
+        value = backward(known, row_form(graph.output, rows), rounding=False)
+        return Proposal({}, {}, value)
+    optimiser = torch.optim.Adam(leaves, lr=options.step, betas=(0.9, 0.999))
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, options.decay)
+    best = _Best(outer, inner)
+    for iteration in range(options.iterations + 1):
+        now, layers = _forward(known, targets, inner)
+        value = backward(now, row_form(graph.output, rows), slopes=_choice(outer), rounding=False)
+        best.update(value.detach(), layers)
+        if iteration == options.iterations or stop(best.value):
+            break
+        optimiser.zero_grad(set_to_none=True)
+        (-value.sum()).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        with torch.no_grad():
+            _project(known.graph, [*inner.values(), outer])
+    sides = {s: Sides(targets[s], _choice(best.inner[s])) for s in targets}
+    return Proposal(_choice(best.outer), sides, best.value)
+
+
+def _variables(known: Knowledge, last: int, specs: int) -> Variables:
+    """Free slopes of the nonlinear nodes before `last`, at their defaults: (B, specs, n) each."""
+    found: Variables = {}
+    for index in known.graph.ancestors(last):
+        node = known.graph.nodes[index]
+        if index == 0 or is_affine(node.op):
+            continue
+        lower, upper = known.flat(node.inputs[0])
+        lines = relax(node.op, lower, upper, Slopes())
+        slopes = [lines.lower_slope] if isinstance(node.op, Relu) else [lines.lower_slope, lines.upper_slope]
+        found[index] = [s[:, None, :].repeat(1, specs, 1).requires_grad_() for s in slopes]
+    return found
+
+
+def _choice(variables: Variables) -> Choice:
+    return {node: Slopes(*pair) for node, pair in variables.items()}
+
+
+def _forward(known: Knowledge, targets: dict[int, Array], inner: dict[int, Variables]) -> tuple[Knowledge, dict[int, Array]]:
+    """Knowledge with the start nodes' boxes tightened under the current slopes, and each start's raw bounds (B, 2K)."""
+    boxes = list(known.boxes)
+    now = replace(known, boxes=boxes)
+    found: dict[int, Array] = {}
+    for start, neurons in targets.items():
+        form = join(unit_form(now, start, neurons, 1), unit_form(now, start, neurons, -1))
+        value = backward(now, form, slopes=_choice(inner[start]), rounding=False)
+        found[start] = value.detach()
+        count = neurons.shape[1]
+        lower, upper = known.flat(start)
+        shape = (lower.shape[0], *known.graph.nodes[start].shape)
+        low = put_along(lower, neurons, _straight(value[:, :count], take_along(lower, neurons)))
+        high = put_along(upper, neurons, -_straight(value[:, count:], -take_along(upper, neurons)))
+        boxes[start] = (low.reshape(shape), high.reshape(shape))
+    return now, found
+
+
+def _straight(value: Array, floor: Array) -> Array:
+    """max(value, floor), with the gradient always to `value`: slopes that fall below what is known must be able to return."""
+    return value + (torch.maximum(value, floor) - value).detach()
+
+
+def _project(graph: Graph, groups: list[Variables]) -> None:
+    for variables in groups:
+        for node, pair in variables.items():
+            ceiling = 1.0 if isinstance(graph.nodes[node].op, Relu) else 0.25
+            for slope in pair:
+                slope.clamp_(0.0, ceiling)
+
+
+class _Best:
+    """The best value per row seen so far, and the slopes that gave it."""
+
+    def __init__(self, outer: Variables, inner: dict[int, Variables]) -> None:
+        self.live_outer, self.live_inner = outer, inner
+        self.outer = {n: [v.detach().clone() for v in pair] for n, pair in outer.items()}
+        self.inner = {s: {n: [v.detach().clone() for v in pair] for n, pair in group.items()} for s, group in inner.items()}
+        self.value: torch.Tensor = torch.empty(0)
+        self.layers: dict[int, torch.Tensor] = {}
+
+    def update(self, value: torch.Tensor, layers: dict[int, torch.Tensor]) -> None:
+        if not self.value.numel():
+            self.value, self.layers = value, dict(layers)
+            return
+        self.value = _keep(value, self.value, self.live_outer, self.outer)
+        for start, found in layers.items():
+            self.layers[start] = _keep(found, self.layers[start], self.live_inner[start], self.inner[start])
+
+
+def _keep(value: torch.Tensor, best: torch.Tensor, live: Variables, kept: Variables) -> torch.Tensor:
+    """Copy the slopes of the rows (B, S) that improved; returns the better values."""
+    better = value > best
+    if better.any():
+        for node, pair in live.items():
+            for new, old in zip(pair, kept[node], strict=True):
+                old[better] = new.detach()[better]
+    return torch.maximum(value, best)

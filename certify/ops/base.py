@@ -65,11 +65,16 @@ def gamma(count: int, dtype: str) -> float:
 
 
 def outward(lower: Array, upper: Array, error: Array | float) -> Interval:
-    """[lower - error, upper + error], widened by two more ulps and the underflow threshold for these very operations."""
+    """[lower - error, upper + error], widened by two more ulps and the underflow threshold for these very operations.
+
+    The ulps are of the bound and of the error: the error may be the larger, and a Python float rounds to the dtype.
+    """
     name = dtype_name(lower)
     unit, tiny = 4 * UNIT_ROUNDOFF[name], UNDERFLOW[name]
     xp = namespace(lower)
-    return lower - error - (unit * xp.abs(lower) + tiny), upper + error + (unit * xp.abs(upper) + tiny)
+    below = unit * (xp.abs(lower) + error) + tiny
+    above = unit * (xp.abs(upper) + error) + tiny
+    return lower - error - below, upper + error + above
 
 
 def magnitude(lower: Array, upper: Array) -> Array:
@@ -90,20 +95,21 @@ def affine_interval(op: Op, shapes: tuple[tuple[int, ...], ...], *boxes: Interva
     """IBP of an affine op (Gowal et al. 2018): y = W c + b, r' = |W| r, the rounding folded into r beforehand.
 
     Both products are exact up to gamma_n |W| (|c| + r); inflating r by that relative amount before the
-    product encloses it without a third one.
+    product encloses it without a third one. Where that amount itself underflows, the smallest normal number stands in.
     """
     name = dtype_name(boxes[0][0])
-    relative = 2 * gamma(terms(op, shapes) + 6, name) + 2 * weight_slack(op)
+    count, tiny = terms(op, shapes), UNDERFLOW[name]
+    relative = 2 * gamma(count + 6, name) + 2 * weight_slack(op)
     centers, radii = [], []
     for lower, upper in boxes:
         center, radius = split_interval(lower, upper)
         xp = namespace(lower)
         centers.append(center)
-        radii.append(radius + relative * (xp.abs(center) + radius))
+        radii.append(radius + (relative * (xp.abs(center) + radius) + tiny))
     middle = linear(op, *centers)
     radius = linear(absolute(op), *radii) * (1 + relative)
     shift = bias(op)
-    slack: Any = bias_slack(op)
+    slack: Any = bias_slack(op) + count * tiny
     if shift is not None:
         middle = middle + shift
         slack = slack + 4 * UNIT_ROUNDOFF[name] * namespace(shift).abs(shift)
@@ -154,7 +160,9 @@ def cast_weighted(op: Weighted, sample: Array) -> Op:
             error = error + 2 * relative * np.abs(to_numpy(op.bias))
     if not isinstance(error, float):
         error = like(to_numpy(error) * (1 + 1e-6), sample)
-    return replace(op, weight=weight, bias=shift, weight_error=op.weight_error + 1.01 * weight_error, bias_error=error)
+    # (1 + e)(1 + u) - 1 = e + u + e u; the last factor rounds the sum up.
+    weight_error = (op.weight_error + 1.01 * weight_error * (1 + op.weight_error)) * (1 + 1e-12)
+    return replace(op, weight=weight, bias=shift, weight_error=weight_error, bias_error=error)
 
 
 def _cast_constant(value: Array, sample: Array) -> tuple[Array, float]:

@@ -40,7 +40,7 @@ def _(op: Relu, lower: Array, upper: Array, slopes: Slopes) -> Relaxation:
     """
     xp = namespace(lower)
     active = lower >= 0
-    unstable = ~active & (upper > 0)
+    unstable = ~(active | (upper <= 0))  # NaN, from an overflow, counts as unstable and so stays NaN
     zero, one = xp.zeros_like(lower), xp.ones_like(lower)
     width = xp.where(unstable, upper - lower, one)
     chord = xp.where(unstable, xp.clip(upper / width, min=0, max=1), xp.where(active, one, zero))

@@ -63,7 +63,7 @@ def _lower_line(op: Sigmoid, lower: Array, upper: Array, slope: Array | None) ->
     middle = xp.minimum(xp.maximum(touching, lower), upper)
     candidates = [evaluate(op, z) - slope * z for z in (lower, middle, upper)]
     reach = xp.maximum(xp.abs(lower), xp.abs(upper))
-    error = UNIT_ROUNDOFF[dtype_name(lower)] * (EVALUATION_ERROR + 4 * slope * reach)
+    error = UNIT_ROUNDOFF[dtype_name(lower)] * (EVALUATION_ERROR + 8 * slope * reach)
     return slope, xp.minimum(xp.minimum(candidates[0], candidates[1]), candidates[2]) - error
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -107,17 +107,21 @@ def from_torch(
     module: torch.nn.Module,
     example: torch.Tensor,
     *,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    input_range: tuple[Any, Any] = (0.0, 1.0),
 ) -> Model:
     """The module as a Model: exported to ONNX (which replays witnesses) and imported from there.
 
-    example: an input batch (B, ...), only its shape matters. mean, std: per channel, prepended, so that inputs are
-    raw. The module's mode, device and parameters stay as they are. Raises ModelError, UnsupportedOps, ImportMismatch.
+    example: an input batch (B, ...), only its shape matters. mean, std: one number or one per channel; prepended, so
+    that inputs are raw. input_range: of raw inputs, for the check against onnxruntime. The module's mode, device and
+    parameters stay as they are; later changes of them do not reach the Model. Raises ModelError, UnsupportedOps,
+    ImportMismatch.
     """
     from certify.frontends.onnx_import import load_model
 
-    return load_model(onnx_bytes(module, example, mean=mean, std=std), source=type(module).__name__)
+    model = load_model(onnx_bytes(module, example), mean=mean, std=std, input_range=input_range)
+    return replace(model, source=type(module).__name__)
 
 
 def graph_from_torch(module: torch.nn.Module, example: torch.Tensor) -> Graph:

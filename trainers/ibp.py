@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class IbpObjective:
     """kappa CE(logits) + (1 - kappa) CE(worst logits over the eps ball), an Objective.
 
-    epsilon: final Linf radius in raw input units. low, high: the input range that cuts the ball. ramp: fractions of the
-    training between which eps grows from 0 to epsilon and kappa falls from 1 to final_kappa, both linearly (section 3 of the
-    paper). The bounds are those of evaluation mode, so the module should not hold BatchNorm.
+    epsilon: final Linf radius in raw input units. low, high: the input range that cuts the ball. ramp: the fractions
+    of the training between which eps grows from 0 to epsilon and kappa falls from 1 to final_kappa, both linearly
+    (section 3 of the paper). The bounds are those of evaluation mode, so the module should not hold BatchNorm.
     """
 
     epsilon: float
@@ -46,7 +46,8 @@ def worst_logits(
 ) -> torch.Tensor:
     """The label's lower and every rival's upper interval bound over |x' - x|_inf <= epsilon within `limits`: (B, C).
 
-    If the label's entry is the largest, no input of the ball is classified otherwise (up to the float rounding of x - epsilon).
+    If the label's entry is the largest, no input of the ball is classified otherwise. For training: x - epsilon and
+    x + epsilon are rounded to nearest, so the ball is right to one ulp of x.
     """
     import torch
 

@@ -50,14 +50,14 @@ def train(
     module.train()
     for epoch in range(schedule.epochs):
         order = torch.randperm(len(x), generator=generator)
-        for number, rows in enumerate(order.split(schedule.batch_size)):
+        for number, rows in enumerate(torch.split(order, schedule.batch_size)):
             progress = (epoch + number / batches) / schedule.epochs
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(progress)
             optimizer.zero_grad(set_to_none=True)
             loss = objective(module, x[rows], y[rows], progress)
             if not bool(torch.isfinite(loss)):
-                raise UsageError(f"training diverged in epoch {epoch + 1}: the loss is {float(loss)}; lower the rate")
+                raise UsageError(f"training diverged in epoch {epoch + 1}: the loss is {loss.item()}; lower the rate")
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(module.parameters(), schedule.clip)
             optimizer.step()

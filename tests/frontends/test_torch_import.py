@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from certify.bounding.interval import ibp
 from certify.errors import ImportMismatch, ModelError, UnsupportedOps
-from certify.frontends.torch_import import graph_from_torch
+from certify.frontends.torch_import import from_torch, graph_from_torch
 
 
 class Call(nn.Module):
@@ -296,3 +297,20 @@ def test_a_weight_that_is_not_a_number_is_refused() -> None:
         module.weight[0, 0] = float("nan")
     with pytest.raises(ModelError, match="NaN"):
         graph_from_torch(module, torch.zeros(1, 6))
+
+
+def test_a_model_holds_the_module_and_its_normalisation_as_onnx() -> None:
+    torch.manual_seed(0)
+    module = randomised(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 5))
+    ).train()
+    x = torch.rand(4, 3, 6, 6)
+    model = from_torch(module, x[:1], mean=[0.4, 0.5, 0.6], std=0.5)
+    assert module.training
+    assert model.source == "Sequential"
+    with torch.no_grad():
+        expected = module.eval()((x - torch.tensor([0.4, 0.5, 0.6]).reshape(3, 1, 1)) / 0.5)
+    torch.testing.assert_close(torch.from_numpy(model.graph(x.numpy().astype("float64"))).float(), expected)
+    session = onnxruntime.InferenceSession(model.onnx_bytes, providers=["CPUExecutionProvider"])
+    (replayed,) = session.run(None, {model.input_name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(replayed), expected)

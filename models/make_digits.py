@@ -1,0 +1,156 @@
+"""The shipped networks: trained on scikit-learn's digits, exported to ONNX, listed in a manifest.
+
+    python -m certify.models.make_digits [--out DIR]
+
+Everything is seeded; the same versions on the same machine write the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from certify.errors import CertifyError
+from certify.frontends.data import load_data
+from certify.models.architectures import cnn, mlp
+from certify.trainers.export import export_onnx, write_atomically
+from certify.trainers.ibp import IbpObjective
+from certify.trainers.loop import Objective, Schedule, accuracy, train
+from certify.trainers.standard import cross_entropy
+
+if TYPE_CHECKING:
+    import torch
+
+INPUT_SHAPE = (1, 8, 8)
+CLASSES = 10
+SEED = 0
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One shipped network. epsilon: the radius it was trained for, 0 for standard training."""
+
+    file: str
+    architecture: str
+    recipe: str
+    build: Callable[[], torch.nn.Module]
+    objective: Objective
+    schedule: Schedule
+    epsilon: float = 0.0
+
+
+ENTRIES = (
+    Entry(
+        "digits_mlp.onnx",
+        "mlp 64-64",
+        "standard training, 25 epochs",
+        lambda: mlp(INPUT_SHAPE, CLASSES, (64, 64)),
+        cross_entropy,
+        Schedule(epochs=25),
+    ),
+    Entry(
+        "digits_cnn.onnx",
+        "cnn 8-16, hidden 64",
+        "standard training, 25 epochs",
+        lambda: cnn(INPUT_SHAPE, CLASSES, (8, 16), 64),
+        cross_entropy,
+        Schedule(epochs=25),
+    ),
+    Entry(
+        "digits_cnn_robust.onnx",
+        "cnn 8-16, hidden 64",
+        "IBP training (Gowal et al. 2018), 60 epochs",
+        lambda: cnn(INPUT_SHAPE, CLASSES, (8, 16), 64),
+        IbpObjective(0.08),
+        Schedule(epochs=60),
+        0.08,
+    ),
+)
+
+
+@contextmanager
+def reproducible(seed: int) -> Iterator[None]:
+    """Seeded torch on one thread, both restored afterwards: sums then have one order."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def make(entry: Entry, folder: Path) -> dict[str, Any]:
+    """Train and export one network; its row of the manifest."""
+    x, y = _samples("train")
+    with reproducible(SEED):
+        module = entry.build()
+        train(module, x, y, entry.objective, entry.schedule, seed=SEED)
+        clean = accuracy(module, *_samples("test"))
+    metadata = {
+        "data": "digits",
+        "input_range": "0,1",
+        "recipe": entry.recipe,
+        "seed": str(SEED),
+        "epsilon": str(entry.epsilon),
+        "accuracy": f"{clean:.4f}",
+    }
+    path = export_onnx(module, x[:1], folder / entry.file, metadata=metadata)
+    return {
+        "file": entry.file,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "architecture": entry.architecture,
+        "recipe": entry.recipe,
+        "epsilon": entry.epsilon,
+        "seed": SEED,
+        "clean_accuracy": round(clean, 4),
+    }
+
+
+def _samples(split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """(x (N, 1, 8, 8) in [0, 1], y (N,)) of a split of the digits."""
+    import torch
+
+    data = load_data("digits", split=split)
+    x = torch.from_numpy(np.asarray(data.x, dtype=np.float32)).reshape(-1, *INPUT_SHAPE)
+    return x, torch.from_numpy(np.asarray(data.y, dtype=np.int64))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m certify.models.make_digits", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="folder for the files")
+    folder: Path = parser.parse_args(arguments).out
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = []
+        for entry in ENTRIES:
+            start = time.perf_counter()
+            rows.append(make(entry, folder))
+            seconds = time.perf_counter() - start
+            print(f"{entry.file}: clean accuracy {rows[-1]['clean_accuracy']:.2%}, {seconds:.0f} s", flush=True)
+        text = json.dumps({"format": 1, "data": "digits", "models": rows}, indent=2) + "\n"
+        write_atomically(folder / MANIFEST, text.encode())
+    except (CertifyError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code if isinstance(error, CertifyError) else 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

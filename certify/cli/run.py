@@ -1,0 +1,225 @@
+"""`certify run`: a network and data in, the bracket of its robust accuracy out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from certify.errors import UsageError
+from certify.options import LAYOUTS, NORMS, parse_eps, parse_floats, parse_ids, parse_range, parse_seconds
+
+if TYPE_CHECKING:
+    from certify.api import Output, Preprocessing, Selection
+    from certify.report.result import Report
+    from certify.runner import Job, Progress, Watch
+
+METHODS = ("auto", "attack", "ibp", "crown", "alpha-crown")
+DEVICES = ("auto", "cpu", "cuda")
+ALARM = 3
+UNDECIDED = 4
+INTERRUPTED = 130
+
+EPILOG = """
+\b
+Examples:
+  certify run models/digits_cnn.onnx --eps 2/255
+  certify run net.onnx --data mnist --data-dir ~/data --eps 0.1 --samples 1000
+  certify run net.onnx --data my.npz --eps 1/255,2/255,4/255 --out runs/mine
+  certify run net.onnx --data cifar10 --eps 2/255 --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26
+  certify run net.onnx --data my.npz --eps 1/255,2/255,4/255 --out runs/mine --resume
+
+\b
+What is written (to --out): results.sqlite while running; at the end manifest.json, results.csv, results.parquet;
+witnesses/<id>-<eps>.npz with x (the input), y (onnxruntime's outputs), label.
+
+\b
+Exit codes:
+    0  the run ended (also when samples stay unknown)
+    2  usage: an option, the model or the data cannot be used, or --out cannot be written
+    3  soundness alarm (a proof and a witness contradict each other) or internal error
+    4  no sample at all was decided
+    5  no samples selected
+  130  interrupted; the same command with --resume --out goes on
+"""
+
+
+@dataclass(frozen=True)
+class Display:
+    """How the result is shown: a JSON document, one line per eps, or tables with a progress bar."""
+
+    as_json: bool
+    quiet: bool
+
+
+@click.command(epilog=EPILOG, short_help="Bracket the robust accuracy of an ONNX classifier.")
+@click.argument("model")
+@click.option("--eps", required=True, help="Radius in raw input units: 2/255, 0.03, 1e-3 or a list 1/255,2/255.")
+@click.option("--norm", type=click.Choice(NORMS), default="linf", show_default=True, help="Shape of the ball.")
+@click.option(
+    "--data", help="digits, mnist, cifar10, a .npz (x, y) or .csv file, an image folder.  [default: as the model says]"
+)
+@click.option("--data-dir", help="Folder where mnist and cifar10 lie; also CERTIFY_DATA.")
+@click.option("--download", is_flag=True, help="Fetch the data set into --data-dir if it is missing.")
+@click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
+@click.option("--samples", type=click.IntRange(min=0), metavar="N", help="Only the first N of the samples.")
+@click.option("--start", type=click.IntRange(min=0), metavar="I", help="From row I on, counted from 0.")
+@click.option("--end", type=click.IntRange(min=0), metavar="I", help="Up to row I, exclusive.")
+@click.option("--ids", help="These samples: 3,17,20-25.")
+@click.option("--mean", help="Per channel, such as 0.49,0.48,0.45: prepends (x - mean) / std. eps stays in raw units.")
+@click.option("--std", help="Per channel; goes with --mean.")
+@click.option("--layout", type=click.Choice(LAYOUTS), help="Axis order that the network expects of images.")
+@click.option(
+    "--input-range", metavar="LOW,HIGH", help="Range of raw inputs.  [default: as model or data say, else 0,1]"
+)
+@click.option("--method", type=click.Choice(METHODS), default="auto", show_default=True, help="Strongest stage to use.")
+@click.option("--timeout", type=float, default=60.0, show_default=True, metavar="S", help="Seconds per sample.")
+@click.option(
+    "--budget", type=float, metavar="S", help="Seconds in total; --resume goes on later.  [default: no limit]"
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the attacks.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@click.option("--out", metavar="DIR", help="New folder for results.  [default: runs/<model>-<eps>-<time>]")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out: nothing is lost, nothing is done twice.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
+@click.option("--quiet", is_flag=True, help="Print one line per eps, no progress.")
+def run(model: str, **options: Any) -> None:
+    """Certify MODEL, an ONNX classifier, on data: how many samples keep their class in the whole ball?
+
+    Of N samples, clean accuracy >= attacked upper bound >= true robust accuracy >= certified lower bound. A sample
+    counts as falsified only with a witness that onnxruntime confirms, as certified only with a proof.
+    """
+    from certify.api import execute
+
+    job, given, output = _prepare(model, options)
+    display = Display(options["as_json"], options["quiet"])
+    assert output.out is not None
+    try:
+        with _progress(display) as watch:
+            report = execute(job, given, output, watch)
+    except KeyboardInterrupt:
+        click.echo(_interrupted(output.out), err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    _show(report, options, display)
+    if report.alarms:
+        for alarm in report.alarms:
+            click.echo(f"SOUNDNESS ALARM: {alarm}", err=True)
+        raise click.exceptions.Exit(ALARM)
+    if not any(bracket.decided for bracket in report.brackets.values()):
+        raise click.exceptions.Exit(UNDECIDED)
+
+
+def _prepare(model: str, options: dict[str, Any]) -> tuple[Job, Preprocessing, Output]:
+    """Cheap checks first, then the model, then the data; nothing is written here."""
+    from certify.api import Output, Preprocessing, default_out, load_data, load_model, make_job
+
+    radii = parse_eps(options["eps"])
+    parse_seconds(options["timeout"], option="--timeout")
+    parse_seconds(options["budget"], option="--budget")
+    if options["resume"] and options["out"] is None:
+        raise UsageError("--resume needs --out, the folder of the run to go on with")
+    mean, std, input_range = options["mean"], options["std"], options["input_range"]
+    given = Preprocessing(
+        None if mean is None else parse_floats(mean, option="--mean"),
+        None if std is None else parse_floats(std, option="--std"),
+        options["layout"],
+        None if input_range is None else parse_range(input_range),
+    )
+    selection = _selection(options)
+    network = load_model(model, given)
+    from certify.pipeline import Settings
+
+    settings = Settings(
+        method=options["method"], timeout=options["timeout"], seed=options["seed"], device=options["device"]
+    )
+    job = make_job(network, load_data(selection, network, given), radii, options["norm"], given, settings)
+    out = default_out(model, radii) if options["out"] is None else Path(options["out"])
+    return job, given, Output(out, options["resume"], options["budget"], witnesses=False)
+
+
+def _selection(options: dict[str, Any]) -> Selection:
+    from certify.api import Selection
+
+    ids = options["ids"]
+    return Selection(
+        options["data"],
+        options["data_dir"],
+        options["split"],
+        options["download"],
+        options["samples"],
+        options["start"],
+        options["end"],
+        None if ids is None else parse_ids(ids),
+    )
+
+
+def _show(report: Report, options: dict[str, Any], display: Display) -> None:
+    from certify.report.terminal import sentence, show
+
+    if display.as_json:
+        from certify.report.files import document
+
+        click.echo(json.dumps(document(report, _plain(options)), indent=2, allow_nan=False))
+    elif display.quiet:
+        for bracket in report.brackets.values():
+            click.echo(sentence(bracket, several=len(report.radii) > 1))
+    else:
+        from rich.console import Console
+
+        show(report, Console())
+    if not report.complete:
+        click.echo(f"The budget ended first; the same command with --resume --out {report.out} goes on.", err=True)
+
+
+def _plain(options: dict[str, Any]) -> dict[str, object]:
+    return {name: value for name, value in options.items() if name not in ("as_json", "quiet")}
+
+
+def _interrupted(out: Path) -> str:
+    from certify.store import DATABASE
+
+    if not (out / DATABASE).exists():
+        return "Interrupted before the first result; nothing was written."
+    return f"Interrupted. What was done is kept in {out}; the same command with --resume --out {out} goes on."
+
+
+@contextmanager
+def _progress(display: Display) -> Iterator[Watch | None]:
+    """A bar on stderr with the running bracket, where somebody can see it."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if display.as_json or display.quiet or not console.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[bracket]}"),
+    )
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        yield _watch(bar)
+
+
+def _watch(bar: Any) -> Callable[[Progress], None]:
+    from certify.report.accounting import bracket
+    from certify.report.terminal import running
+
+    tasks: dict[str, Any] = {}
+
+    def watch(progress: Progress) -> None:
+        name = "clean" if progress.radius is None else f"eps {progress.radius}"
+        if name not in tasks:
+            tasks[name] = bar.add_task(name, total=progress.total, bracket="")
+        text = "" if progress.radius is None else running(bracket(progress.radius, progress.total, progress.counts))
+        bar.update(tasks[name], completed=progress.done, bracket=text)
+
+    return watch

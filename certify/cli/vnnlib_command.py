@@ -1,0 +1,175 @@
+"""`certify vnnlib`: one property in VNN-COMP's form, with an answer before the limit whatever happens.
+
+The limit counts from the start of the process. A watchdog thread writes `timeout` and ends the process shortly
+before it, also while a stage computes; the result file holds `unknown`, which is always true, from the first moment,
+in case even the watchdog cannot run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from certify.errors import SoundnessError, UsageError
+from certify.options import parse_seconds
+
+if TYPE_CHECKING:
+    from certify.verdict import Outcome
+
+UNDECIDED = 4
+# The watchdog needs time to write and the system to end the process; of a short limit it may take a tenth.
+RESERVE_SECONDS = 0.3
+RESERVE_SHARE = 0.1
+# The stages are told to stop this much before the watchdog, so that they end by themselves.
+STAGE_SECONDS = 0.5
+# A process older than this did something else before (a notebook, a server), or its system does not tell the truth.
+LONGEST_STARTUP = 60.0
+
+EPILOG = """
+\b
+The result file's first line is unsat (the property holds), sat (a witness follows: ((X_0 v) ... (Y_0 v) ...)),
+unknown or timeout; the same line goes to stdout. Witnesses are confirmed by onnxruntime. Time counts from the start
+of the process.
+
+\b
+Examples:
+  certify vnnlib acas.onnx prop_1.vnnlib --timeout 116
+  certify vnnlib net.onnx.gz prop.vnnlib.gz --timeout 60 --result-file result.txt
+
+\b
+Exit codes:
+    0  sat or unsat           3  soundness alarm or internal error
+    2  usage                  4  unknown or timeout
+"""
+
+
+class Answer:
+    """The one answer of the process: the first to give it wins, main thread or watchdog."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self._given = False
+
+    def give(self, text: str) -> bool:
+        """Write the result file whole, print its first line; False if an answer was given before."""
+        with self._lock:
+            return self._give(text)
+
+    def give_and_exit(self, text: str) -> None:
+        """As `give`, and end the process at once, unless an answer was given before."""
+        with self._lock:
+            if self._give(text):
+                sys.stdout.flush()
+                os._exit(UNDECIDED)
+
+    def withdraw(self) -> None:
+        """There will be no answer: the input cannot be used. Leaves no file."""
+        with self._lock:
+            self._given = True
+            if self._file is not None:
+                self._file.unlink(missing_ok=True)
+
+    def reserve(self) -> None:
+        """Put `unknown` into the result file: shows that it can be written, and holds if the process is killed."""
+        self._write("unknown")
+
+    def _give(self, text: str) -> bool:
+        if self._given:
+            return False
+        self._given = True
+        self._write(text)
+        click.echo(text.split("\n")[0])
+        return True
+
+    def _write(self, text: str) -> None:
+        from certify.store import write_atomically
+
+        if self._file is not None:
+            write_atomically(self._file, (text + "\n").encode())
+
+
+@click.command(epilog=EPILOG, short_help="Decide one VNN-LIB property, VNN-COMP's way.")
+@click.argument("model")
+@click.argument("spec")
+@click.option("--timeout", type=float, default=60.0, show_default=True, metavar="S", help="Seconds, start-up included.")
+@click.option("--result-file", metavar="FILE", help="Where to write the verdict and the witness.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the attacks.")
+def vnnlib(model: str, spec: str, timeout: float, result_file: str | None, seed: int) -> None:
+    """Does the network MODEL satisfy the VNN-LIB property SPEC? Both may be .gz files."""
+    started = time.monotonic() - process_age()
+    parse_seconds(timeout, option="--timeout")
+    limit = started + timeout - min(RESERVE_SECONDS, RESERVE_SHARE * timeout)
+    if result_file is not None and Path(result_file).is_dir():
+        raise UsageError(f"--result-file {result_file}: is a folder; give a file")
+    answer = Answer(None if result_file is None else Path(result_file))
+    answer.reserve()
+    watchdog = threading.Timer(max(0.0, limit - time.monotonic()), answer.give_and_exit, ["timeout"])
+    watchdog.daemon = True
+    watchdog.start()
+    deadline = limit - min(STAGE_SECONDS, RESERVE_SHARE * timeout)
+    try:
+        outcome = decide_property(model, spec, seed, deadline)
+        text = verdict_text(outcome, late=time.monotonic() >= deadline)
+    except BaseException:
+        answer.withdraw()
+        raise
+    finally:
+        watchdog.cancel()
+    answer.give(text)
+    if text.split("\n")[0] not in ("sat", "unsat"):
+        if outcome.reason:
+            click.echo(outcome.reason, err=True)
+        raise click.exceptions.Exit(UNDECIDED)
+
+
+def decide_property(model: str, spec: str, seed: int, deadline: float) -> Outcome:
+    """The pipeline's outcome for one property, a proof against a witness being a SoundnessError."""
+    import numpy as np
+
+    from certify.frontends.onnx_import import load_model
+    from certify.frontends.vnn_spec import load_property
+    from certify.pipeline import Settings, decide
+    from certify.runner import examine
+
+    # Values of the outputs matter here, not only their order.
+    network = load_model(model, drop_softmax=False)
+    prop = load_property(spec, network.graph.input_shape, int(np.prod(network.graph.output_shape)))
+    settings = Settings(timeout=max(0.001, deadline - time.monotonic()), seed=seed)
+    (outcome,) = decide(network, [prop], settings, deadline=deadline)
+    outcome, alarm = examine(outcome)
+    if alarm:
+        raise SoundnessError(f"soundness alarm, a bug in certify: {alarm}")
+    return outcome
+
+
+def verdict_text(outcome: Outcome, *, late: bool) -> str:
+    """VNN-COMP's words for an outcome, the witness with `sat`; late: what is unknown is so for want of time."""
+    from certify.verdict import Verdict
+
+    if outcome.verdict is Verdict.VERIFIED:
+        return "unsat"
+    if outcome.verdict is Verdict.FALSIFIED and outcome.witness is not None:
+        from certify.frontends.vnn_spec import format_witness
+
+        return f"sat\n{format_witness(outcome.witness.x, outcome.witness.y)}"
+    return "timeout" if late else "unknown"
+
+
+def process_age() -> float:
+    """Seconds since this process was started, interpreter start-up included; 0 inside a longer-lived process."""
+    stat = Path("/proc/self/stat")
+    try:
+        # Fields after the name in brackets, which may hold spaces; the 20th of them is the start in clock ticks.
+        ticks = int(stat.read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        # Elsewhere the processor time so far is close: start-up is mostly computing.
+        age = time.process_time()
+    return age if 0 <= age <= LONGEST_STARTUP else 0.0

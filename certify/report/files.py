@@ -1,0 +1,118 @@
+"""The files of a finished run: manifest.json, results.csv, results.parquet; each appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from certify.report.accounting import CONFIDENCE, Bracket, stage_seconds
+from certify.report.result import ARITHMETIC, CHECKING, Report, row
+from certify.store import write_atomically, write_atomically_with
+
+PACKAGES = ("certify", "numpy", "scipy", "onnx", "onnxruntime", "torch", "scikit-learn", "pandas", "pyarrow")
+
+
+def document(report: Report, options: Mapping[str, object]) -> dict[str, Any]:
+    """The report as JSON values: what `certify run --json` prints. Infinite margins are null."""
+    return {
+        **_identity(report, options),
+        "brackets": [_bracket(b) for b in report.brackets.values()],
+        "results": [
+            {name: _finite(value) for name, value in row(report, result).items()}
+            | {"seconds": result.outcome.seconds, "witness": result.witness_file}
+            for result in report.results
+        ],
+    }
+
+
+def write_files(report: Report, options: Mapping[str, object]) -> None:
+    """Write the three files into report.out; StoreError if the disk refuses."""
+    assert report.out is not None, "a report without a folder has no files"
+    frame = report.to_pandas()
+    csv = frame.to_csv(index=False, lineterminator="\n").encode()
+    write_atomically(report.out / "results.csv", csv)
+    write_atomically_with(report.out / "results.parquet", lambda path: frame.to_parquet(path, index=False))
+    manifest = _identity(report, options) | {
+        "brackets": [_bracket(b) for b in report.brackets.values()],
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+    write_atomically(report.out / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def versions() -> dict[str, str]:
+    """Package -> installed version, Python's among them; a package that is not installed is left out."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, object]:
+    """What the run ran on, as far as the system tells."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    return {"system": platform.platform(), "cpu": cpu, "cores": os.cpu_count()}
+
+
+def _identity(report: Report, options: Mapping[str, object]) -> dict[str, Any]:
+    return {
+        "model": {"source": report.model, "sha256": report.model_sha256},
+        "data": {"source": report.data, "sha256": report.data_sha256},
+        "norm": report.norm,
+        "eps": [str(r) for r in report.radii],
+        "input_range": list(report.input_range),
+        "samples": report.n,
+        "complete": report.complete,
+        "checking": CHECKING,
+        "arithmetic": ARITHMETIC,
+        "alarms": list(report.alarms),
+        "notes": list(report.notes),
+        "options": dict(options),
+        "seconds": {"wall": report.seconds, "stages": stage_seconds(report.results)},
+        "out": None if report.out is None else str(report.out),
+    }
+
+
+def _bracket(b: Bracket) -> dict[str, Any]:
+    """Counts and rates of these samples; beside them, never merged, the population's intervals."""
+    bounds = {"clean": b.clean, "attacked": b.attacked, "certified": b.certified}
+    return {
+        "eps": str(b.eps),
+        "eps_value": float(b.eps),
+        "samples": b.n,
+        "counts": {
+            "misclassified": b.misclassified,
+            "falsified": b.falsified,
+            "certified": b.certified,
+            "unknown": b.unknown,
+            "errors": b.errors,
+            "pending": b.pending,
+        },
+        "bounds": bounds | {"gap": b.gap},
+        "rates": {name: b.rate(count) for name, count in (bounds | {"gap": b.gap}).items()},
+        "population": {
+            "method": "Clopper-Pearson",
+            "confidence": CONFIDENCE,
+            **{name: list(b.population(count)) for name, count in bounds.items()},
+        },
+    }
+
+
+def _finite(value: object) -> object:
+    """JSON knows no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

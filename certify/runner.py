@@ -1,0 +1,271 @@
+"""Many samples: clean predictions first, then one sound decision per (sample, eps), each committed as it ends.
+
+    clean      onnxruntime's class of every input; a misclassified sample is falsified at distance 0
+    decide     the rest, in batches through certify.pipeline; radii ascending
+    a failing batch is retried sample by sample; a failing sample becomes `error` and the run goes on
+    a proof and a witness that contradict each other: `error` for the sample, and an alarm for the run
+
+A witness at one eps is a witness at every larger one. The runner stores outcomes and judges nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from certify.errors import SoundnessError
+from certify.model import Model
+from certify.options import Radius
+from certify.property import Case, Polytope, Property, input_ball, misclassification
+from certify.store import Row, Store
+from certify.verdict import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from certify.attacks.replay import Replayer
+    from certify.frontends.data import Dataset
+    from certify.pipeline import Settings
+
+CLEAN_STAGE = "clean"
+CLEAN_CHUNK = 256  # inputs per commit of the clean stage
+# A bound holds in real arithmetic, a replayed margin is float32: they may cross by this much, relative to the larger.
+# Where they differ in sign, verdict against verdict, there is no slack.
+REPLAY_SLACK = 1e-3
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What to run. data: the selected samples, of the network's input shape, inside input_range; radii ascending."""
+
+    model: Model
+    data: Dataset
+    radii: tuple[Radius, ...]
+    norm: str
+    input_range: tuple[float, float]
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands at one eps; radius None: in the clean stage. counts: (verdict, clean stage?) -> samples."""
+
+    radius: Radius | None
+    done: int
+    total: int
+    counts: dict[tuple[Verdict, bool], int]
+
+
+Watch = Callable[[Progress], None]
+
+
+def run(job: Job, store: Store, *, budget: float | None = None, watch: Watch | None = None) -> bool:
+    """Fill `store` with one result per sample and radius; True unless the budget (seconds) ended first.
+
+    What the store holds already is not run again. Samples that the budget left undecided get no result,
+    so that a resumed run takes them up.
+    """
+    deadline = None if budget is None else time.monotonic() + budget
+    tell = watch or (lambda progress: None)
+    from certify.attacks.replay import Replayer
+
+    replayer = Replayer(job.model)
+    if not _clean(job, store, replayer, deadline, tell):
+        return False
+    return all(_radius(job, store, radius, deadline, tell) for radius in job.radii)
+
+
+def _clean(job: Job, store: Store, replayer: Replayer, deadline: float | None, tell: Watch) -> bool:
+    ended = set(store.predictions()) | set.intersection(*(store.finished(r) for r in job.radii))
+    todo = [p for p in range(len(job.data.y)) if p not in ended]
+    for chunk in _chunks(todo, CLEAN_CHUNK):
+        if _passed(deadline):
+            return False
+        start = time.monotonic()
+        predicted, outcomes = _predict(job, replayer, chunk)
+        share = {CLEAN_STAGE: (time.monotonic() - start) / len(chunk)}
+        rows = [
+            Row(position, radius, replace(outcome, seconds=share))
+            for position, outcome in outcomes.items()
+            for radius in job.radii
+        ]
+        store.record_clean(predicted, rows)
+        tell(Progress(None, len(job.data.y) - len(todo) + todo.index(chunk[-1]) + 1, len(job.data.y), {}))
+    return True
+
+
+def _predict(job: Job, replayer: Replayer, chunk: Sequence[int]) -> tuple[dict[int, int], dict[int, Outcome]]:
+    """Clean classes, and the outcomes of the samples that need no more work: misclassified or not able to run."""
+    try:
+        classes = [int(c) for c in replayer.clean_predictions(job.data.x[list(chunk)])]
+    except Exception as error:
+        if len(chunk) > 1:
+            parts = [_predict(job, replayer, [position]) for position in chunk]
+            return {k: v for p, _ in parts for k, v in p.items()}, {k: v for _, o in parts for k, v in o.items()}
+        return {}, {chunk[0]: _failed(CLEAN_STAGE, error)}
+    predicted: dict[int, int] = {}
+    outcomes: dict[int, Outcome] = {}
+    for position, batched in zip(chunk, classes, strict=True):
+        if batched == job.data.y[position]:
+            predicted[position] = batched
+            continue
+        # The judge runs an input alone, and its answer counts: rows of a batch may differ in the last bits.
+        try:
+            answer, outcome = _judge_clean(job, replayer, position)
+        except Exception as error:
+            answer, outcome = -1, _failed(CLEAN_STAGE, error)
+        if answer >= 0:
+            predicted[position] = answer
+        if outcome is not None:
+            outcomes[position] = outcome
+    return predicted, outcomes
+
+
+def _judge_clean(job: Job, replayer: Replayer, position: int) -> tuple[int, Outcome | None]:
+    """(class, None) if classified correctly; (class, falsified) if not; (-1, error) if there is no finite answer."""
+    x = job.data.x[position]
+    answer = int(replayer.clean_predictions(x[None])[0])
+    if answer < 0:
+        return -1, Outcome(Verdict.ERROR, CLEAN_STAGE, "the network's output on the clean input is not finite")
+    if answer == job.data.y[position]:
+        return answer, None
+    (case,) = _property(job, position, Radius(Fraction(0), "0"), {}).cases
+    replay = replayer.replay(x, case)
+    if replay.witness is None:
+        return -1, Outcome(
+            Verdict.ERROR, CLEAN_STAGE, "misclassified, but the replay of the clean input shows no violation"
+        )
+    return answer, Outcome(Verdict.FALSIFIED, CLEAN_STAGE, "", upper=replay.margin, witness=replay.witness)
+
+
+def _radius(job: Job, store: Store, radius: Radius, deadline: float | None, tell: Watch) -> bool:
+    """All samples at one radius; False if the deadline came first."""
+    from certify.pipeline import batch_size
+
+    finished = store.finished(radius)
+    todo = [p for p in sorted(store.predictions()) if p not in finished]
+    total = len(job.data.y)
+    rivals: dict[int, tuple[Polytope, ...]] = {}
+    tell(Progress(radius, total - len(todo), total, store.counts(radius)))
+    for chunk in _chunks(todo, max(1, batch_size(job.model, job.settings)) if todo else 1):
+        if _passed(deadline):
+            return False
+        properties = [_property(job, p, radius, rivals) for p in chunk]
+        pairs = _decide(job, properties, deadline)
+        rows, alarms = [], []
+        late = _passed(deadline)
+        for position, (outcome, alarm) in zip(chunk, pairs, strict=True):
+            outcome, contradiction = _against_smaller(store, position, radius, outcome, job.radii)
+            if late and outcome.verdict is Verdict.UNKNOWN:
+                continue
+            rows.append(Row(position, radius, outcome))
+            for text in filter(None, (alarm, contradiction)):
+                alarms.append((position, radius.key, f"sample {job.data.ids[position]}, eps {radius}: {text}"))
+        store.record(rows, alarms)
+        counts = store.counts(radius)
+        tell(Progress(radius, sum(counts.values()), total, counts))
+        if late and len(rows) < len(chunk):
+            return False
+    return True
+
+
+def _decide(job: Job, properties: Sequence[Property], deadline: float | None) -> list[tuple[Outcome, str]]:
+    """(outcome, alarm text or "") per property; a failing batch is retried one by one, a failing one is an error."""
+    from certify.pipeline import decide
+
+    try:
+        outcomes = decide(job.model, properties, job.settings, deadline=deadline)
+        if len(outcomes) != len(properties):
+            raise RuntimeError(f"{len(outcomes)} outcomes for {len(properties)} properties")
+    except Exception as error:
+        _log.debug("a batch of %d failed", len(properties), exc_info=True)
+        if len(properties) > 1:
+            return [pair for one in properties for pair in _decide(job, [one], deadline)]
+        alarm = _first_line(error) if isinstance(error, SoundnessError) else ""
+        return [(_failed("decide", error), alarm)]
+    return [examine(outcome) for outcome in outcomes]
+
+
+def examine(outcome: Outcome) -> tuple[Outcome, str]:
+    """The outcome, or an `error` in its place if it contradicts itself; with the alarm's text, "" if all is well.
+
+    Fails closed: NaN, or `falsified` without a witness, is an error; a proof beside a violation is an alarm.
+    """
+    lower, upper = outcome.lower, outcome.upper
+    if np.isnan(lower) or np.isnan(upper):
+        return _as_error(outcome, "the bound or the margin is not a number"), ""
+    violated = upper < 0 or outcome.witness is not None
+    if violated and (outcome.verdict is Verdict.VERIFIED or lower > 0):
+        text = (
+            f"proved safe (lower bound {lower:g}, stage {outcome.stage}), "
+            f"yet onnxruntime shows a violation (margin {upper:g})"
+        )
+        return _as_error(outcome, f"soundness alarm: {text}"), text
+    if lower > upper + REPLAY_SLACK * max(1.0, abs(lower) if np.isfinite(lower) else 1.0, abs(upper)):
+        text = f"lower bound {lower:g} (stage {outcome.stage}) lies above the margin {upper:g} that onnxruntime shows"
+        return _as_error(outcome, f"soundness alarm: {text}"), text
+    if outcome.verdict is Verdict.FALSIFIED and outcome.witness is None:
+        return _as_error(outcome, "called falsified without a witness"), ""
+    return outcome, ""
+
+
+def _against_smaller(
+    store: Store, position: int, radius: Radius, outcome: Outcome, radii: Sequence[Radius]
+) -> tuple[Outcome, str]:
+    """Judge against the witnesses of smaller radii, which lie in this set too."""
+    verdicts = store.verdicts(position)
+    smaller = [r for r in radii if r < radius and verdicts.get(r.key) is Verdict.FALSIFIED]
+    if not smaller or outcome.verdict in (Verdict.FALSIFIED, Verdict.ERROR):
+        return outcome, ""
+    if outcome.verdict is Verdict.VERIFIED:
+        text = f"proved safe at {radius} (stage {outcome.stage}), yet falsified at the smaller eps {smaller[0]}"
+        return _as_error(outcome, f"soundness alarm: {text}"), text
+    earlier = store.outcome(position, smaller[0])
+    found = replace(outcome, verdict=Verdict.FALSIFIED, stage=earlier.stage, reason=f"the witness of eps {smaller[0]}")
+    return examine(replace(found, upper=min(outcome.upper, earlier.upper), witness=earlier.witness))
+
+
+def _property(job: Job, position: int, radius: Radius, rivals: dict[int, tuple[Polytope, ...]]) -> Property:
+    """No point of the ball gets another class than the label; `rivals` keeps the unsafe sets per label."""
+    label = int(job.data.y[position])
+    if label not in rivals:
+        rivals[label] = misclassification(label, int(np.prod(job.model.graph.output_shape)))
+    low, high = job.input_range
+    inputs = input_ball(job.data.x[position].astype(np.float64), radius.value, job.norm, low, high)
+    return Property((Case(inputs, rivals[label]),))
+
+
+def _failed(stage: str, error: Exception) -> Outcome:
+    _log.debug("a sample failed", exc_info=error)
+    return Outcome(Verdict.ERROR, stage, _first_line(error))
+
+
+def _as_error(outcome: Outcome, reason: str) -> Outcome:
+    """`error` with the numbers kept where they are numbers, and the witness kept as evidence."""
+    return replace(
+        outcome,
+        verdict=Verdict.ERROR,
+        reason=reason,
+        lower=-np.inf if np.isnan(outcome.lower) else outcome.lower,
+        upper=np.inf if np.isnan(outcome.upper) else outcome.upper,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().split("\n")[0][:500]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _passed(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() >= deadline
+
+
+def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,386 @@
+"""Results of a run: what is committed survives a kill, and (sample, eps) has at most one result.
+
+A store on disk is a folder: `results.sqlite` and `witnesses/<id>-<eps>.npz`. A witness file is complete
+before the row that needs it is committed. Without a folder everything stays in memory.
+
+    meta      key, value           schema version, fingerprint of the run, radii
+    samples   position, id, label, predicted
+    results   position, eps -> verdict, stage, reason, lower, upper, checked, seconds
+    alarms    position, eps, text  contradictions between proofs and witnesses
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from certify.errors import UsageError
+from certify.options import Radius
+from certify.verdict import Outcome, Verdict, Witness
+
+SCHEMA_VERSION = 1
+DATABASE = "results.sqlite"
+WITNESSES = "witnesses"
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE samples (
+    position INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE, label INTEGER NOT NULL, predicted INTEGER);
+CREATE TABLE results (
+    position INTEGER NOT NULL REFERENCES samples, eps TEXT NOT NULL, verdict TEXT NOT NULL, stage TEXT NOT NULL,
+    reason TEXT NOT NULL, lower REAL NOT NULL, upper REAL NOT NULL, checked INTEGER NOT NULL, seconds TEXT NOT NULL,
+    snapped INTEGER, PRIMARY KEY (position, eps));
+CREATE TABLE alarms (
+    position INTEGER NOT NULL, eps TEXT NOT NULL, text TEXT NOT NULL, PRIMARY KEY (position, eps, text));
+"""
+
+_SELECT = (
+    "SELECT s.position, s.id, s.label, s.predicted, r.eps, r.verdict, r.stage, r.reason, r.lower, r.upper, "
+    "r.checked, r.seconds, r.snapped FROM results r JOIN samples s ON s.position = r.position"
+)
+
+
+class StoreError(UsageError):
+    """Results cannot be written or read back: disk full, no permission, damaged file."""
+
+
+@dataclass(frozen=True, eq=False)
+class SampleResult:
+    """What is known about one sample at one eps.
+
+    predicted: the class that onnxruntime gives the clean input; None if it could not run.
+    witness_file: where the witness lies, relative to the run's folder; None without witness or folder.
+    """
+
+    id: int
+    label: int
+    predicted: int | None
+    eps: Radius
+    outcome: Outcome
+    witness_file: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result to record; `position` is the sample's place in the run."""
+
+    position: int
+    eps: Radius
+    outcome: Outcome
+
+
+class Store:
+    """An open store; use as a context manager. One process writes to a folder at a time."""
+
+    def __init__(self, root: Path | None, connection: sqlite3.Connection, lock: int | None) -> None:
+        self.root = root
+        self._db = connection
+        self._lock = lock
+        self._memory: dict[tuple[int, str], bytes] = {}
+
+    @staticmethod
+    def in_memory(fingerprint: dict[str, Any], samples: Sequence[tuple[int, int]]) -> Store:
+        """A store that leaves nothing on disk."""
+        store = Store(None, sqlite3.connect(":memory:", isolation_level=None), None)
+        store._initialise(fingerprint, samples)
+        return store
+
+    @staticmethod
+    def create(root: Path, fingerprint: dict[str, Any], samples: Sequence[tuple[int, int]]) -> Store:
+        """A new folder `root` (its parents too); raises UsageError if it holds a run or anything else already."""
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            hint = "add --resume to go on with that run, or give" if (root / DATABASE).exists() else "give"
+            raise UsageError(f"--out {root}: exists already; {hint} another folder")
+        created = _make_folder(root)
+        try:
+            with _disk(root):
+                (root / WITNESSES).mkdir()
+                store = Store(root, _connect(root), _lock_folder(root))
+                store._initialise(fingerprint, samples)
+        except BaseException:
+            _remove_new(root, created)
+            raise
+        return store
+
+    @staticmethod
+    def resume(root: Path, fingerprint: dict[str, Any], samples: Sequence[tuple[int, int]]) -> Store:
+        """The run in `root` again; raises UsageError unless it was begun with the same fingerprint and samples."""
+        if not (root / DATABASE).is_file():
+            raise UsageError(f"--resume: {root} holds no run ({DATABASE} is missing); leave --resume out to begin one")
+        with _disk(root):
+            store = Store(root, _connect(root), _lock_folder(root))
+            try:
+                store._check_same(fingerprint, samples)
+            except BaseException:
+                store.close()
+                raise
+        return store
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the folder back; committed results stay."""
+        self._db.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def record_clean(self, predicted: dict[int, int], rows: Iterable[Row]) -> None:
+        """Commit clean predictions (position -> class) together with the results they decide."""
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE samples SET predicted = ? WHERE position = ?", [(c, p) for p, c in predicted.items()]
+            )
+            self._insert(rows)
+
+    def record(self, rows: Iterable[Row], alarms: Iterable[tuple[int, str, str]] = ()) -> None:
+        """Commit results and alarms (position, eps key, text) together; a second result for one pair raises."""
+        with self._transaction():
+            self._insert(rows)
+            self._db.executemany("INSERT OR IGNORE INTO alarms VALUES (?, ?, ?)", list(alarms))
+
+    def predictions(self) -> dict[int, int]:
+        """position -> clean class, for the samples whose clean prediction is recorded."""
+        rows = self._query("SELECT position, predicted FROM samples WHERE predicted IS NOT NULL")
+        return {int(p): int(c) for p, c in rows}
+
+    def finished(self, eps: Radius) -> set[int]:
+        """Positions of the samples with a result at `eps`."""
+        return {int(p) for (p,) in self._query("SELECT position FROM results WHERE eps = ?", (eps.key,))}
+
+    def verdicts(self, position: int) -> dict[str, Verdict]:
+        """eps key -> verdict, of one sample."""
+        rows = self._query("SELECT eps, verdict FROM results WHERE position = ?", (position,))
+        return {str(e): Verdict(v) for e, v in rows}
+
+    def counts(self, eps: Radius) -> dict[tuple[Verdict, bool], int]:
+        """(verdict, stage is "clean") -> number of samples at `eps`."""
+        rows = self._query(
+            "SELECT verdict, stage = 'clean', COUNT(*) FROM results WHERE eps = ? GROUP BY 1, 2", (eps.key,)
+        )
+        return {(Verdict(v), bool(clean)): int(n) for v, clean, n in rows}
+
+    def alarms(self) -> list[str]:
+        """Texts of all soundness alarms of the run."""
+        return [str(t) for (t,) in self._query("SELECT text FROM alarms ORDER BY position, eps")]
+
+    def results(self, radii: Sequence[Radius], *, witnesses: bool = True) -> Iterator[SampleResult]:
+        """All results, sample by sample, each sample's in the order of `radii`; `witnesses`: read them back."""
+        order = {radius.key: (rank, radius) for rank, radius in enumerate(radii)}
+        rows = self._query(_SELECT)
+        for row in sorted(rows, key=lambda row: (row[0], order[row[4]][0])):
+            yield self._result(row, order[row[4]][1], witnesses)
+
+    def outcome(self, position: int, eps: Radius) -> Outcome:
+        """The recorded outcome of one sample, its witness read back."""
+        rows = self._query(f"{_SELECT} WHERE r.position = ? AND r.eps = ?", (position, eps.key))
+        return self._result(rows[0], eps, True).outcome
+
+    def _result(self, row: tuple[Any, ...], eps: Radius, witnesses: bool) -> SampleResult:
+        position, sample, label, predicted, key, verdict, stage, reason, lower, upper, checked, seconds, snapped = row
+        shown = snapped is not None
+        witness = self._read_witness(position, sample, key, snapped) if shown and witnesses else None
+        file = f"{WITNESSES}/{_witness_name(sample, key)}" if shown and self.root is not None else None
+        outcome = Outcome(Verdict(verdict), stage, reason, lower, upper, witness, bool(checked), json.loads(seconds))
+        return SampleResult(sample, label, predicted, eps, outcome, file)
+
+    def _initialise(self, fingerprint: dict[str, Any], samples: Sequence[tuple[int, int]]) -> None:
+        with self._transaction():
+            for statement in _SCHEMA.split(";"):
+                self._db.execute(statement)
+            self._db.executemany(
+                "INSERT INTO meta VALUES (?, ?)",
+                [("schema", str(SCHEMA_VERSION)), ("fingerprint", json.dumps(fingerprint, sort_keys=True))],
+            )
+            self._db.executemany(
+                "INSERT INTO samples VALUES (?, ?, ?, NULL)", [(i, s, y) for i, (s, y) in enumerate(samples)]
+            )
+
+    def _check_same(self, fingerprint: dict[str, Any], samples: Sequence[tuple[int, int]]) -> None:
+        meta = dict(self._query("SELECT key, value FROM meta"))
+        if meta.get("schema") != str(SCHEMA_VERSION):
+            raise UsageError(
+                f"--resume: {self.root} was written with result format {meta.get('schema', 'none')}, "
+                f"this version of certify reads {SCHEMA_VERSION}; begin a new run with another --out"
+            )
+        before = json.loads(meta["fingerprint"])
+        after = json.loads(json.dumps(fingerprint))
+        changed = [
+            f"{name} was {before.get(name)!r} and is {after.get(name)!r}"
+            for name in sorted({*before, *after})
+            if before.get(name) != after.get(name)
+        ]
+        stored = self._query("SELECT id, label FROM samples ORDER BY position")
+        if not changed and stored != [(s, y) for s, y in samples]:
+            changed = ["the samples differ"]
+        if changed:
+            raise UsageError(
+                f"--resume: {self.root} was begun with something else: {'; '.join(changed)}; "
+                "give the same model, data and options, or another --out"
+            )
+
+    def _insert(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            outcome = row.outcome
+            if outcome.witness is not None:
+                self._write_witness(row.position, row.eps, outcome.witness)
+            self._db.execute(
+                "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    row.position,
+                    row.eps.key,
+                    outcome.verdict.value,
+                    outcome.stage,
+                    outcome.reason,
+                    float(outcome.lower),
+                    float(outcome.upper),
+                    int(outcome.checked),
+                    json.dumps(outcome.seconds),
+                    None if outcome.witness is None else outcome.witness.snapped,
+                ),
+            )
+
+    def _write_witness(self, position: int, eps: Radius, witness: Witness) -> None:
+        sample, label = self._query("SELECT id, label FROM samples WHERE position = ?", (position,))[0]
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, x=witness.x, y=witness.y, label=label, id=sample, eps=eps.key)
+        if self.root is None:
+            self._memory[position, eps.key] = buffer.getvalue()
+        else:
+            write_atomically(self.root / WITNESSES / _witness_name(sample, eps.key), buffer.getvalue())
+
+    def _read_witness(self, position: int, sample: int, key: str, snapped: int) -> Witness:
+        if self.root is None:
+            source: io.BytesIO | Path = io.BytesIO(self._memory[position, key])
+        else:
+            source = self.root / WITNESSES / _witness_name(sample, key)
+        try:
+            with np.load(source, allow_pickle=False) as arrays:
+                return Witness(arrays["x"], arrays["y"], snapped)
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(
+                f"{source}: the witness cannot be read back ({error}); it was removed or damaged"
+            ) from error
+
+    def _query(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        with _disk(self.root):
+            return self._db.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with _disk(self.root):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+
+def _witness_name(sample: int, key: str) -> str:
+    return f"{sample}-{key.replace('/', '_')}.npz"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """`path` holds all of `content` or what it held before; raises StoreError if the disk refuses."""
+    _replace(path, lambda temporary: temporary.write_bytes(content))
+
+
+def write_atomically_with(path: Path, write: Callable[[Path], object]) -> None:
+    """As `write_atomically`, where `write` fills a temporary path."""
+    _replace(path, write)
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    with _disk(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _connect(root: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(root / DATABASE, isolation_level=None)
+    # The rollback journal (not WAL) keeps a run in one file that can be copied, and works on network disks.
+    connection.execute("PRAGMA journal_mode = DELETE")
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def _lock_folder(root: Path) -> int | None:
+    """Hold the folder until close or death; None where the system has no flock (the primary keys still protect)."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    handle = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UsageError(
+            f"--out {root}: another certify process is writing there; wait for it or give another folder"
+        ) from None
+    return handle
+
+
+def _make_folder(root: Path) -> list[Path]:
+    """Create `root`; the folders that are new, outermost first."""
+    new = [p for p in [*reversed(root.parents), root] if not p.exists()]
+    with _disk(root):
+        root.mkdir(parents=True, exist_ok=True)
+    return new
+
+
+def _remove_new(root: Path, created: Sequence[Path]) -> None:
+    """Take back a folder whose setup failed; only what the setup made."""
+    for path in (root / DATABASE, root / f"{DATABASE}-journal"):
+        path.unlink(missing_ok=True)
+    for folder in (root / WITNESSES, *reversed(created)):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+@contextmanager
+def _disk(place: Path | None) -> Iterator[None]:
+    """Turn what the disk or SQLite says into a StoreError with advice."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise StoreError(f"{place}: a second result for one sample and eps was refused ({error})") from error
+    except (OSError, sqlite3.Error) as error:
+        detail = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise StoreError(
+            f"{place or 'the results'} cannot be written or read: {detail}; results committed before are kept. "
+            "free some space, or give a place that can be written"
+        ) from error

@@ -29,7 +29,7 @@ def is_torch(x: Array) -> bool:
 
 
 def dtype_name(x: Array) -> str:
-    """"float64", "float32" or "float16"."""
+    """ "float64", "float32" or "float16"."""
     return str(x.dtype).removeprefix("torch.")
 
 
@@ -136,7 +136,9 @@ def narrow_interval(box: tuple[Array, Array], sample: Array) -> tuple[Array, Arr
 def convolve(
     x: Array, weight: Array, stride: tuple[int, ...], pads: tuple[int, ...], dilation: tuple[int, ...], groups: int
 ) -> Array:
-    """Cross-correlation of x (N, C, *spatial) with weight (M, C/groups, *kernel), zero padding `pads` = begins + ends."""
+    """Cross-correlation of x (N, C, *spatial) with weight (M, C/groups, *kernel), zero padding `pads` = begins +
+    ends.
+    """
     rank = len(stride)
     begin, end = pads[:rank], pads[rank:]
     if is_torch(x):
@@ -152,7 +154,9 @@ def convolve(
     reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
     axes = tuple(range(2, 2 + rank))
     windows = sliding_window_view(x, reach, axis=axes)
-    windows = windows[(slice(None), slice(None), *(slice(None, None, s) for s in stride), *(slice(None, None, d) for d in dilation))]
+    windows = windows[
+        (slice(None), slice(None), *(slice(None, None, s) for s in stride), *(slice(None, None, d) for d in dilation))
+    ]
     out_shape = windows.shape[2 : 2 + rank]
     count, channels = x.shape[:2]
     # (N, C, *out, *kernel) -> (N, groups, *out, C/groups, *kernel)
@@ -178,7 +182,9 @@ def convolve_transposed(
     begin = pads[:rank]
     kernel = tuple(weight.shape[2:])
     # Size that the transposed convolution yields without cropping; the input may have had unread cells at its end.
-    full = tuple((n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(x.shape[2:], stride, kernel, dilation, strict=True))
+    full = tuple(
+        (n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(x.shape[2:], stride, kernel, dilation, strict=True)
+    )
     if is_torch(x):
         import torch.nn.functional as functional
 
@@ -198,7 +204,8 @@ def convolve_transposed(
     for tap in np.ndindex(*kernel):
         part = np.matmul(np.swapaxes(filters[(slice(None), slice(None), slice(None), *tap)], 1, 2)[None], grouped)
         where = tuple(
-            slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, n, s in zip(tap, dilation, x.shape[2:], stride, strict=True)
+            slice(t * d, t * d + (n - 1) * s + 1, s)
+            for t, d, n, s in zip(tap, dilation, x.shape[2:], stride, strict=True)
         )
         out[(slice(None), slice(None), *where)] += part.reshape(count, channels, *x.shape[2:])
     crop = tuple(slice(b, b + n) for b, n in zip(begin, out_spatial, strict=True))

@@ -1,7 +1,7 @@
 """The network as a frozen graph: nodes in topological order, shapes known, batch axis first and implicit.
 
-    nodes[0] is the Input; the last node is the output. A node's `inputs` are indices of earlier nodes.
-    Shapes carry no batch axis. Nodes carry no bounds: functions map graphs and sets to bounds.
+nodes[0] is the Input; the last node is the output. A node's `inputs` are indices of earlier nodes.
+Shapes carry no batch axis. Nodes carry no bounds: functions map graphs and sets to bounds.
 """
 
 from __future__ import annotations

@@ -86,7 +86,9 @@ class Polytope:
     def contains(self, y: Float64) -> bool:
         """Is y inside, by float64 evaluation of every row (exact rationals decide near zero)?"""
         for row, offset, strict in zip(self.coeff, self.inner_offset, self.strict, strict=True):
-            value = sum((Fraction(float(c)) * Fraction(float(v)) for c, v in zip(row, y, strict=True) if c != 0), Fraction(0))
+            value = sum(
+                (Fraction(float(c)) * Fraction(float(v)) for c, v in zip(row, y, strict=True) if c != 0), Fraction(0)
+            )
             if value > Fraction(float(offset)) or (strict and value == Fraction(float(offset))):
                 return False
         return True

@@ -1,7 +1,7 @@
 """alpha-CROWN (Xu et al. 2021): lower-line slopes as free parameters, optimised for the rows and for the layers before.
 
-Every alpha in range gives a valid bound, so the loop may run in float32 without error terms: it proposes slopes. What counts
-is the pass that `certify.bounding.margins` makes afterwards with these slopes, with rounding.
+Every alpha in range gives a valid bound, so the loop may run in float32 without error terms: it proposes slopes.
+What counts is the pass that `certify.bounding.margins` makes afterwards with these slopes, with rounding.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class AlphaOptions:
 class Proposal:
     """Slopes that an optimisation found: for the rows, and for the neurons of every start node.
 
-    rows: nonlinear node -> Slopes (B, S, n). sides: start node -> Sides. value: (B, S), the best bounds seen, without rounding.
+    rows: nonlinear node -> Slopes (B, S, n). sides: start node -> Sides. value: (B, S), the best bounds seen,
+    without rounding.
     """
 
     rows: Choice
@@ -84,7 +85,7 @@ def optimise(
         if iteration == options.iterations or stop(best.value):
             break
         optimiser.zero_grad(set_to_none=True)
-        (-value.sum()).backward()  # type: ignore[no-untyped-call]
+        (-value.sum()).backward()
         optimiser.step()
         schedule.step()
         with torch.no_grad():
@@ -111,7 +112,9 @@ def _choice(variables: Variables) -> Choice:
     return {node: Slopes(*pair) for node, pair in variables.items()}
 
 
-def _forward(known: Knowledge, targets: dict[int, Array], inner: dict[int, Variables]) -> tuple[Knowledge, dict[int, Array]]:
+def _forward(
+    known: Knowledge, targets: dict[int, Array], inner: dict[int, Variables]
+) -> tuple[Knowledge, dict[int, Array]]:
     """Knowledge with the start nodes' boxes tightened under the current slopes, and each start's raw bounds (B, 2K)."""
     boxes = list(known.boxes)
     now = replace(known, boxes=boxes)
@@ -130,7 +133,9 @@ def _forward(known: Knowledge, targets: dict[int, Array], inner: dict[int, Varia
 
 
 def _straight(value: Array, floor: Array) -> Array:
-    """max(value, floor), with the gradient always to `value`: slopes that fall below what is known must be able to return."""
+    """max(value, floor), with the gradient always to `value`: slopes that fall below what is known must be able to
+    return.
+    """
     return value + (torch.maximum(value, floor) - value).detach()
 
 
@@ -148,7 +153,9 @@ class _Best:
     def __init__(self, outer: Variables, inner: dict[int, Variables]) -> None:
         self.live_outer, self.live_inner = outer, inner
         self.outer = {n: [v.detach().clone() for v in pair] for n, pair in outer.items()}
-        self.inner = {s: {n: [v.detach().clone() for v in pair] for n, pair in group.items()} for s, group in inner.items()}
+        self.inner = {
+            s: {n: [v.detach().clone() for v in pair] for n, pair in group.items()} for s, group in inner.items()
+        }
         self.value: torch.Tensor = torch.empty(0)
         self.layers: dict[int, torch.Tensor] = {}
 

@@ -3,8 +3,8 @@
 A pass keeps the invariant  target >= sum_i A_i x_i + constant - error  over all points of the region, with A_i of shape
 (B, S, n_i) at the nodes reached so far. `error` makes it hold in real arithmetic whatever the dtype: at every
 node it grows by |A_i| w_i, where w_i (B, n_i) bounds what rounding and inexact constants can do
-per unit of coefficient (gamma_n |W| m + gamma_n |b| + ..., with m the largest |x| at the node's inputs). One matrix-vector product a node
-instead of a second matrix product.
+per unit of coefficient (gamma_n |W| m + gamma_n |b| + ..., with m the largest |x| at the node's inputs). One
+matrix-vector product a node instead of a second matrix product.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from certify.arrays import UNIT_ROUNDOFF, Array, dtype_name, namespace, one_hot, take_along
 from certify.bounding.region import Region, extremes, minimum
 from certify.graph import Graph
-from certify.ops.base import Relaxation, Slopes, bias_slack, gamma, magnitude, weight_slack
 from certify.ops.affine import Linear
+from certify.ops.base import Relaxation, Slopes, bias_slack, gamma, magnitude, weight_slack
 from certify.ops.shape import Concat, Reshape
 from certify.rules import Interval, absolute, bias, is_affine, linear, relax, terms, transpose
 
@@ -57,8 +57,9 @@ class Knowledge:
 def rounding_weight(graph: Graph, index: int, boxes: Sequence[Interval | None]) -> Array | None:
     """w of one node, (B, n): bound of |error| / |A| that a backward step through it may commit, from its inputs' boxes.
 
-    Affine: the product A W commits gamma_terms |A| |W| m, the dot A b gamma_n |A| |b|, an inexact constant its stated error. Nonlinear:
-    three roundings of A, and the dot with the intercepts. A node with several readers: one rounding more per sum.
+    Affine: the product A W commits gamma_terms |A| |W| m, the dot A b gamma_n |A| |b|, an inexact constant its
+    stated error. Nonlinear: three roundings of A, and the dot with the intercepts. A node with several readers: one
+    rounding more per sum.
     """
     node = graph.nodes[index]
     box = boxes[index]
@@ -150,7 +151,8 @@ def backward(
 ) -> Array:
     """Lower bounds (B, S) of a form over the regions.
 
-    slopes chooses relaxations; others take their default. rounding=False leaves out the error terms: a proposal, not a bound.
+    slopes chooses relaxations; others take their default. rounding=False leaves out the error terms: a proposal,
+    not a bound.
     """
     graph = known.graph
     pending = dict(form.coeff)
@@ -206,8 +208,8 @@ def join(first: Form, second: Form) -> Form:
 def both(known: Knowledge, form: Form) -> Interval:
     """(lower, upper), each (B, S), of a form, by one pass with parallel lines (Fast-Lin, Weng et al. 2018).
 
-    With one slope s for both lines, s z + t_low <= f(z) <= s z + t_up, the coefficients serve both sides: value = middle +- radius,
-    to which a node adds A (t_up + t_low)/2 and |A| (t_up - t_low)/2, and the rounding |A| w.
+    With one slope s for both lines, s z + t_low <= f(z) <= s z + t_up, the coefficients serve both sides: value =
+    middle +- radius, to which a node adds A (t_up + t_low)/2 and |A| (t_up - t_low)/2, and the rounding |A| w.
     """
     graph = known.graph
     pending = dict(form.coeff)
@@ -247,6 +249,40 @@ def both(known: Knowledge, form: Form) -> Interval:
     lower, upper = middle + low, middle + high
     slack = 1.05 * radius + 4 * UNIT_ROUNDOFF[name] * xp.maximum(xp.abs(lower), xp.abs(upper)) + known.floor[:, None]
     return lower - slack, upper + slack
+
+
+def affine_tail(known: Knowledge, form: Form) -> Array:
+    """Lower bounds (B, S) of a form by going back through affine nodes only, and from the intervals of what they read.
+
+    IBP with the last affine layers merged into the rows ("elision", Gowal et al. 2018).
+    """
+    graph = known.graph
+    pending = dict(form.coeff)
+    value = form.constant - form.error
+    name = dtype_name(value)
+    count, specs = value.shape
+    error = namespace(value).zeros_like(value)
+    for index in range(max(pending), -1, -1):
+        a = pending.pop(index, None)
+        if a is None:
+            continue
+        node, weight = graph.nodes[index], known.weights[index]
+        if weight is not None:
+            error = error + _dot(namespace(a).abs(a), weight[:, None, :])
+        if index == 0:
+            value = value + minimum(a, known.region)
+        elif is_affine(node.op):
+            shift = bias(node.op)
+            if shift is not None:
+                value = value + namespace(a).matmul(a, namespace(a).broadcast_to(shift, node.shape).reshape((-1,)))
+            shapes = tuple(graph.nodes[i].shape for i in node.inputs)
+            parts = transpose(node.op, a.reshape((count * specs, *node.shape)), shapes)
+            for i, part in _gather(node.inputs, parts, (count, specs)).items():
+                pending[i] = pending[i] + part if i in pending else part
+        else:
+            value = value + minimum(a, Region(*known.flat(index)))
+        error = error + 2 * UNIT_ROUNDOFF[name] * namespace(a).abs(value)
+    return value - 1.05 * error - (4 * UNIT_ROUNDOFF[name] * namespace(value).abs(value) + known.floor[:, None])
 
 
 def relaxation(known: Knowledge, index: int, choice: Slopes) -> Relaxation:

@@ -1,4 +1,5 @@
-"""Bounds of every node, cheapest first: intervals go forward, and where a nonlinear op wants better, CROWN goes backward.
+"""Bounds of every node, cheapest first: intervals go forward, and where a nonlinear op wants better, CROWN goes
+backward.
 
 A ReLU that is already known to be stable needs no backward pass. Three sieves, each cheaper than the next:
   1. the interval from the bounds of the layer before (exact for the first affine layer over a box),
@@ -59,7 +60,9 @@ class Sides:
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """A cheaper copy of the network for sorting out stable neurons: the graph in float32, and a sample of its arrays."""
+    """A cheaper copy of the network for sorting out stable neurons: the graph in float32, and a sample of its
+    arrays.
+    """
 
     graph: Graph
     sample: Array
@@ -82,14 +85,12 @@ class _Walk:
     def known(self) -> Knowledge:
         return Knowledge(self.graph, self.region, self.boxes, self.weights, self.floor)
 
-    def add(self, box: Interval, *, rounding: bool) -> None:
+    def add(self, box: Interval) -> None:
         """The next node's interval, and what rounding may do there."""
         self.boxes.append(box)
-        self.weights.append(None)
-        if rounding:
-            index = len(self.boxes) - 1
-            self.weights[index] = rounding_weight(self.graph, index, self.boxes)
-            self.floor = self.floor + underflow(self.graph, index, self.boxes)
+        index = len(self.boxes) - 1
+        self.weights.append(rounding_weight(self.graph, index, self.boxes))
+        self.floor = self.floor + underflow(self.graph, index, self.boxes)
 
 
 def propagate(
@@ -104,7 +105,8 @@ def propagate(
     """Intervals of all nodes, intersected with CROWN's at the inputs of nonlinear ops when `crown`.
 
     region: B sets, arrays in the graph's library and dtype. draft: the network in a cheaper dtype for the second sieve.
-    slopes: only these start nodes and neurons are bounded, with these slopes. previous: bounds known already, intersected.
+    slopes: only these start nodes and neurons are bounded, with these slopes. previous: bounds known already,
+    intersected.
     """
     count = region.lower.shape[0]
     walk = _Walk.over(graph, region)
@@ -118,9 +120,9 @@ def propagate(
             box = (region.lower.reshape((count, *node.shape)), region.upper.reshape((count, *node.shape)))
         if previous is not None and (old := previous.boxes[index]) is not None:
             box = _meet(box, old)
-        walk.add(box, rounding=crown)
+        walk.add(box)
         if rough is not None:
-            rough.add(narrow_interval(box, rough.region.lower), rounding=True)
+            rough.add(narrow_interval(box, rough.region.lower))
         if index not in wanted or index in settled:
             continue
         if slopes is not None:
@@ -145,13 +147,17 @@ def exact_starts(graph: Graph) -> set[int]:
             continue
         exact.add(index)
         shapes = (graph.nodes[node.inputs[0]].shape,)
-        if isinstance(node.op, Input | Reshape | Scale) or (isinstance(node.op, Select) and terms(node.op, shapes) <= 1):
+        if isinstance(node.op, Input | Reshape | Scale) or (
+            isinstance(node.op, Select) and terms(node.op, shapes) <= 1
+        ):
             independent.add(index)
     return exact
 
 
 def underflow(graph: Graph, index: int, boxes: Sequence[Interval | None]) -> Array:
-    """(B,): what products at this node may lose in one pass: the smallest normal number each, times the value it meets."""
+    """(B,): what products at this node may lose in one pass: the smallest normal number each, times the value it
+    meets.
+    """
     node = graph.nodes[index]
     reach = _reach(_known(boxes[index]))
     width, size = 1, math.prod(node.shape)
@@ -198,7 +204,9 @@ def refine(known: Knowledge, index: int, rough: Knowledge | None = None) -> Inte
             neurons = pick(mask if whole else mask[rows], int(counts[group].max()))
             below, above = bound_neurons(some, index, neurons, parallel=sieve is rough)
             old = (lower, upper) if whole else (lower[rows], upper[rows])
-            new = _put_tighter(old, neurons, (namespace(lower).astype(below, lower.dtype), namespace(lower).astype(above, lower.dtype)))
+            new = _put_tighter(
+                old, neurons, (namespace(lower).astype(below, lower.dtype), namespace(lower).astype(above, lower.dtype))
+            )
             lower, upper = put_rows(lower, group, new[0]), put_rows(upper, group, new[1])
     return lower.reshape(shape), upper.reshape(shape)
 
@@ -254,7 +262,8 @@ def _slice(choice: Choice | None, first: int, count: int, total: int) -> Choice 
 def groups(counts: IntArray) -> list[IntArray]:
     """Sample indices in groups of similar positive count, so that padding to the group's largest wastes little.
 
-    A group takes in samples down to half of its largest count, and whatever smaller ones a pass of their own would not pay for.
+    A group takes in samples down to half of its largest count, and whatever smaller ones a pass of their own would
+    not pay for.
     """
     order = np.argsort(-counts, kind="stable")
     order = order[counts[order] > 0]

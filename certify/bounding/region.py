@@ -11,7 +11,9 @@ from certify.arrays import UNDERFLOW, UNIT_ROUNDOFF, Array, dtype_name, like, na
 from certify.ops.base import gamma, split_interval
 from certify.property import InputSet, LpBall
 
-BISECTIONS = 30  # of the one-dimensional dual of a ball cut by a box; any multiplier is valid, so this is only tightness
+BISECTIONS = (
+    30  # of the one-dimensional dual of a ball cut by a box; any multiplier is valid, so this is only tightness
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +54,14 @@ def region_of(sets: Sequence[InputSet]) -> Region:
             np.stack([np.ravel(s.upper) for s in sets if not isinstance(s, LpBall)]),
         )
     balls = [s for s in sets if isinstance(s, LpBall)]
-    assert len(balls) == len(sets) and len({b.p for b in balls}) == 1, "one kind of set per batch"
+    assert len(balls) == len(sets), "one kind of set per batch"
+    assert len({b.p for b in balls}) == 1, "one norm per batch"
     center = np.stack([np.ravel(b.center) for b in balls])
     radius = np.array([b.eps for b in balls])
     # The ball's own box, one ulp outward for the subtraction, cut with the stated one.
-    lower = np.maximum(np.nextafter(center - radius[:, None], -np.inf), np.stack([np.ravel(b.box.lower) for b in balls]))
+    lower = np.maximum(
+        np.nextafter(center - radius[:, None], -np.inf), np.stack([np.ravel(b.box.lower) for b in balls])
+    )
     upper = np.minimum(np.nextafter(center + radius[:, None], np.inf), np.stack([np.ravel(b.box.upper) for b in balls]))
     return Region(lower, upper, center, radius, balls[0].p)
 
@@ -65,8 +70,8 @@ def minimum(a: Array, region: Region, *, rounding: bool = True, sharp: bool = Fa
     """Lower bound of min a . x over each set: a (B, S, n) -> (B, S).
 
     Box: a . c - |a| . r. Ball: a . x0 - radius |a|_q with 1/p + 1/q = 1; the better of the two. `sharp`: the
-    exact minimum over ball and box together, by the one-dimensional Lagrangian dual (30 passes over a). With `rounding` the result is a bound in real
-    arithmetic, by gamma_n |a| (|c| + r) and one underflow per product.
+    exact minimum over ball and box together, by the one-dimensional Lagrangian dual (30 passes over a). With
+    `rounding` the result is a bound in real arithmetic, by gamma_n |a| (|c| + r) and one underflow per product.
     """
     middle, spread = _over_box(a, region, rounding=rounding)
     value = middle - spread
@@ -96,7 +101,8 @@ def _over_box(a: Array, region: Region, *, rounding: bool) -> tuple[Array, Array
         return _weighted(a, center), _weighted(xp.abs(a), radius)
     name, n = dtype_name(a), a.shape[-1]
     reach = xp.abs(center) + radius
-    spread = _weighted(xp.abs(a), radius + 1.01 * 2 * gamma(n + 8, name) * reach)
+    # The smallest normal number stands in where the product with `reach` underflows: coefficients may be huge.
+    spread = _weighted(xp.abs(a), radius + (1.01 * 2 * gamma(n + 8, name) * reach + UNDERFLOW[name]))
     return _weighted(a, center), spread * (1 + 4 * gamma(n + 8, name)) + n * UNDERFLOW[name] * (1 + xp.max(reach))
 
 
@@ -108,7 +114,8 @@ def _weighted(a: Array, vector: Array) -> Array:
 def _ball_rounding(a: Array, region: Region) -> Array:
     """Rounding error of the ball's bounds: a dot product, a norm and one product more, with room to spare."""
     xp, name = namespace(a), dtype_name(a)
-    assert region.center is not None and region.radius is not None
+    assert region.center is not None
+    assert region.radius is not None
     reach = xp.abs(region.center) + 2 * region.radius[:, None]
     error = 8 * gamma(a.shape[-1] + 8, name) * _weighted(xp.abs(a), reach)
     return error + 8 * a.shape[-1] * UNDERFLOW[name] * (1 + xp.max(reach))
@@ -117,9 +124,10 @@ def _ball_rounding(a: Array, region: Region) -> Array:
 def _ball_minimum(a: Array, region: Region) -> Array:
     """a . x0 - radius |a|_q: the minimum over the whole ball."""
     xp = namespace(a)
-    assert region.center is not None and region.radius is not None
+    assert region.center is not None
+    assert region.radius is not None
     size = xp.abs(a)
-    dual = xp.max(size, axis=-1) if region.p == 1 else xp.sqrt(xp.sum(size * size, axis=-1))
+    dual = xp.max(size, axis=-1) if region.p == 1 else _l2_norm(size)
     return xp.matmul(a, region.center[..., None])[..., 0] - dual * region.radius[:, None]
 
 
@@ -130,7 +138,8 @@ def _cut_ball_minimum(a: Array, region: Region) -> Array:
     p = 1: sum max(|a_i| - lam, 0) D_i. p = 2: d = min(D_i, |a_i| / (2 lam)).
     """
     xp = namespace(a)
-    assert region.center is not None and region.radius is not None
+    assert region.center is not None
+    assert region.radius is not None
     center, radius = region.center, region.radius[:, None]
     size = xp.abs(a)
     room = xp.where(a > 0, (center - region.lower)[:, None, :], (region.upper - center)[:, None, :])
@@ -141,7 +150,8 @@ def _cut_ball_minimum(a: Array, region: Region) -> Array:
     def travel(lam: Array) -> Array:
         if region.p == 1:
             return xp.where(size > lam[..., None], room, xp.zeros_like(room))
-        return xp.minimum(room, size / xp.clip(2 * lam[..., None], min=1e-30))
+        twice = 2 * lam[..., None]
+        return xp.where(twice > 0, xp.minimum(room, size / xp.where(twice > 0, twice, xp.ones_like(twice))), room)
 
     for _ in range(BISECTIONS):  # the dual is concave in lam; its derivative is (travelled distance)^p - radius^p
         lam = (low + high) * 0.5
@@ -157,8 +167,15 @@ def _cut_ball_minimum(a: Array, region: Region) -> Array:
 
 def _l2_ceiling(size: Array, radius: Array) -> Array:
     """|a|_2 / (2 radius): the multiplier that is right when no coordinate meets the box."""
+    return _l2_norm(size) / (2 * namespace(size).clip(radius, min=UNDERFLOW[dtype_name(size)]))
+
+
+def _l2_norm(size: Array) -> Array:
+    """|a|_2 over the last axis; scaled by the largest entry, for squares of small numbers underflow to a norm of 0."""
     xp = namespace(size)
-    return xp.sqrt(xp.sum(size * size, axis=-1)) / (2 * xp.clip(radius, min=1e-30))
+    largest = xp.max(size, axis=-1, keepdims=True)
+    unit = size / xp.where(largest > 0, largest, xp.ones_like(largest))
+    return largest[..., 0] * xp.sqrt(xp.sum(unit * unit, axis=-1))
 
 
 def _cast_outward(lower: Array, upper: Array, sample: Array) -> tuple[Array, Array]:
@@ -168,5 +185,3 @@ def _cast_outward(lower: Array, upper: Array, sample: Array) -> tuple[Array, Arr
     low = np.where(low.astype(np.float64) > wide_lower, np.nextafter(low, dtype.type(-np.inf)), low)
     high = np.where(high.astype(np.float64) < wide_upper, np.nextafter(high, dtype.type(np.inf)), high)
     return like(low, sample), like(high, sample)
-
-

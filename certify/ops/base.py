@@ -15,7 +15,7 @@ import numpy as np
 
 from certify.arrays import UNDERFLOW, UNIT_ROUNDOFF, Array, dtype_name, is_torch, like, namespace, to_numpy
 from certify.errors import ModelError
-from certify.rules import Interval, Op, absolute, bias, cast, evaluate, interval, linear, terms
+from certify.rules import Interval, Op, absolute, bias, cast, evaluate, linear, terms
 
 MAX_GAMMA = 0.01  # beyond n u = 1 % the error terms stop being small; such sums are refused
 

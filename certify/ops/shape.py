@@ -28,7 +28,9 @@ class Reshape(Op):
 
 @dataclass(frozen=True, eq=False)
 class Select(Op):
-    """y.flat[k] = x.flat[index[k]], 0 where index[k] is -1: slices, gathers, transpositions, zero padding, broadcasts."""
+    """y.flat[k] = x.flat[index[k]], 0 where index[k] is -1: slices, gathers, transpositions, zero padding,
+    broadcasts.
+    """
 
     index: np.ndarray[tuple[int], np.dtype[np.int64]]
     shape: tuple[int, ...]

@@ -44,8 +44,9 @@ def _(op: Sigmoid, shapes: tuple[tuple[int, ...], ...], box: Interval) -> Interv
 def _(op: Sigmoid, lower: Array, upper: Array, slopes: Slopes) -> Relaxation:
     """For any slope s the lower line s z + t, t = min over [l, u] of sigmoid(z) - s z, is valid and touches.
 
-    The minimum lies at l, at u, or where sigmoid'(z) = s on the convex side, z = -(2 log(1 + r) - log(4 s)), r = sqrt(1 - 4 s).
-    The upper line follows by sigmoid(z) = 1 - sigmoid(-z). slopes.lower and slopes.upper lie in [0, 1/4].
+    The minimum lies at l, at u, or where sigmoid'(z) = s on the convex side, z = -(2 log(1 + r) - log(4 s)), r =
+    sqrt(1 - 4 s). The upper line follows by sigmoid(z) = 1 - sigmoid(-z). slopes.lower and slopes.upper lie in [0,
+    1/4].
     """
     low_slope, low_intercept = _lower_line(op, lower, upper, slopes.lower)
     up_slope, mirrored = _lower_line(op, -upper, -lower, slopes.upper)
@@ -68,7 +69,9 @@ def _lower_line(op: Sigmoid, lower: Array, upper: Array, slope: Array | None) ->
 
 
 def _touching_slope(op: Sigmoid, lower: Array, upper: Array) -> Array:
-    """Slope of a tight lower line: chord where concave, tangent in the middle where convex, else the tangent through u."""
+    """Slope of a tight lower line: chord where concave, tangent in the middle where convex, else the tangent
+    through u.
+    """
     xp = namespace(lower)
     at_upper = evaluate(op, upper)
 

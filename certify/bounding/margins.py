@@ -1,0 +1,265 @@
+"""Certified margins of many samples at once: how far the reachable outputs stay from the unsafe set.
+
+The unsafe set of a case is a union of polytopes {y : C y <= d}. A row's margin is min (C y - d) over the input set;
+a polytope is excluded when one of its rows has a positive margin; a case is safe when all its polytopes are
+excluded. Methods go from cheap to dear; decided polytopes and samples drop out on the way. Slopes may come from
+float32; what decides runs in float64, with rounding.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from certify.arrays import like_index, narrow_interval, to_numpy
+from certify.bounding.alpha import AlphaOptions, Proposal, optimise
+from certify.bounding.crown import Choice, Knowledge, affine_tail, backward, row_form
+from certify.bounding.propagate import Draft, Sides, groups, propagate, starts, unsettled
+from certify.bounding.region import Region, region_of
+from certify.graph import Graph
+from certify.ops.base import Slopes
+from certify.property import Case, Float64
+
+METHODS = ("ibp", "crown", "alpha-crown")
+STAGE_NAMES = {"ibp": "IBP", "crown": "CROWN", "alpha-crown": "alpha-CROWN"}
+# Slope variables of one alpha batch: with Adam's two moments, gradient and best copy about 1 GB in float32.
+MAX_SLOPES = 40_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """One network in the dtypes that the stages use, on one device.
+
+    exact: float64, what decides. fast: float32, for proposals. draft: for the sieve that needs sound float32, or None
+    where its products may be computed in less than float32 accuracy (TF32, Winograd on GPUs).
+    """
+
+    exact: Graph
+    fast: Graph
+    draft: Draft | None
+    device: torch.device
+
+    @staticmethod
+    def of(graph: Graph, device: torch.device) -> Networks:
+        wide = torch.zeros(1, dtype=torch.float64, device=device)
+        narrow = torch.zeros(1, dtype=torch.float32, device=device)
+        fast = graph.cast(narrow)
+        sound = device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
+        return Networks(graph.cast(wide), fast, Draft(fast, narrow) if sound else None, device)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """lower: certified lower bound of the case's margin (> 0: safe). stage: which method gave it. seconds: per
+    stage.
+    """
+
+    lower: float
+    stage: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The unsafe polytopes of B cases, padded: coeff (B, S, n), offset (B, S), polytope (B, S) integers, -1 for
+    padding.
+    """
+
+    coeff: Float64
+    offset: Float64
+    polytope: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+    hopeless: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+
+    @staticmethod
+    def of(cases: Sequence[Case], outputs: int) -> Rows:
+        width = max([1, *(sum(len(p.offset) for p in case.unsafe) for case in cases)])
+        coeff = np.zeros((len(cases), width, outputs))
+        offset = np.zeros((len(cases), width))
+        polytope = np.full((len(cases), width), -1, dtype=np.int64)
+        for b, case in enumerate(cases):
+            at = 0
+            for number, unsafe in enumerate(case.unsafe):
+                end = at + len(unsafe.offset)
+                coeff[b, at:end], offset[b, at:end], polytope[b, at:end] = unsafe.coeff, unsafe.offset, number
+                at = end
+        # A polytope without rows is the whole output space: nothing can exclude it.
+        hopeless = np.array([any(len(p.offset) == 0 for p in case.unsafe) for case in cases])
+        return Rows(coeff, offset, polytope, hopeless)
+
+    def best(self, lower: Float64) -> Float64:
+        """(B, S): each row's polytope margin, the largest of its rows' lower bounds; +inf for padding."""
+        out = np.full(lower.shape, np.inf)
+        for b in range(lower.shape[0]):
+            for number in np.unique(self.polytope[b][self.polytope[b] >= 0]):
+                mine = self.polytope[b] == number
+                out[b, mine] = lower[b, mine].max()
+        return out
+
+    def margins(self, lower: Float64) -> Float64:
+        """(B,): each case's margin, the smallest of its polytopes'."""
+        return np.where(self.hopeless, -np.inf, self.best(lower).min(axis=1))
+
+
+@dataclass
+class _Batch:
+    """Cases on their way through the methods; `lower` (B, S) are the best certified row margins so far."""
+
+    nets: Networks
+    region: Region
+    rows: Rows
+    lower: Float64
+    known: Knowledge | None = None
+    members: np.ndarray[tuple[int, ...], np.dtype[np.int64]] = field(
+        default_factory=lambda: np.zeros(0, dtype=np.int64)
+    )
+
+    def open(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+        """Indices of the cases that are not yet safe (and not hopeless)."""
+        margins = self.rows.margins(self.lower)
+        return np.flatnonzero(~(margins > 0) & ~self.rows.hopeless)
+
+
+def prove(
+    nets: Networks,
+    cases: Sequence[Case],
+    method: str,
+    *,
+    options: AlphaOptions | None = None,
+    deadline: float = math.inf,
+) -> list[Proof]:
+    """Certified margins of cases whose input sets are of one kind, by all methods up to `method`.
+
+    deadline: on time.monotonic()'s clock; methods that have not begun by then are left out, alpha-CROWN stops at it.
+    Raises torch.OutOfMemoryError or MemoryError where the batch is too large: halve it.
+    """
+    sample = torch.zeros(1, dtype=torch.float64, device=nets.device)
+    region = region_of([case.inputs for case in cases]).cast(sample)
+    rows = Rows.of(cases, math.prod(nets.exact.output_shape))
+    batch = _Batch(nets, region, rows, np.full(rows.offset.shape, -np.inf), members=np.arange(len(cases)))
+    stage = np.full(len(cases), STAGE_NAMES["ibp"], dtype=object)
+    seconds: list[dict[str, float]] = [{} for _ in cases]
+    steps: dict[str, Callable[[_Batch, AlphaOptions, float], None]] = {
+        "ibp": _ibp,
+        "crown": _crown,
+        "alpha-crown": _alpha,
+    }
+    for name in METHODS[: METHODS.index(method) + 1]:
+        todo = batch.open()
+        if not len(todo) or (name != "ibp" and time.monotonic() >= deadline):
+            break
+        begin = time.perf_counter()
+        before = rows.margins(batch.lower)
+        with torch.no_grad():
+            steps[name](batch, options or AlphaOptions(), deadline)
+        after = rows.margins(batch.lower)
+        stage[after > before] = STAGE_NAMES[name]
+        for i in todo:
+            seconds[i][STAGE_NAMES[name]] = (time.perf_counter() - begin) / len(todo)
+    margins = rows.margins(batch.lower)
+    return [Proof(float(m), str(s), t) for m, s, t in zip(margins, stage, seconds, strict=True)]
+
+
+def _ibp(batch: _Batch, options: AlphaOptions, deadline: float) -> None:
+    known = propagate(batch.nets.exact, batch.region, crown=False)
+    _evaluate(batch, known, np.arange(len(batch.lower)), lambda form: affine_tail(known, form))
+
+
+def _crown(batch: _Batch, options: AlphaOptions, deadline: float) -> None:
+    todo = batch.open()
+    region = batch.region[like_index(todo, batch.region.lower)]
+    known = propagate(batch.nets.exact, region, draft=batch.nets.draft)
+    batch.known, batch.members = known, todo
+    _evaluate(batch, known, todo, lambda form: backward(known, form, sharp=True))
+
+
+def _evaluate(batch: _Batch, known: Knowledge, members: np.ndarray, bound: Callable[..., torch.Tensor]) -> None:
+    """Bound all rows of some cases and keep what is better."""
+    coeff = torch.as_tensor(batch.rows.coeff[members], device=batch.nets.device)
+    value = bound(row_form(batch.nets.exact.output, coeff))
+    _keep(batch, members, np.arange(coeff.shape[1])[None].repeat(len(members), 0), to_numpy(value))
+
+
+def _keep(batch: _Batch, members: np.ndarray, columns: np.ndarray, value: Float64) -> None:
+    """lower[members, columns] = max(itself, value - offset), rounded down; NaN is dropped."""
+    offset = batch.rows.offset[members[:, None], columns]
+    margin = np.nextafter(value - offset, -np.inf)
+    old = batch.lower[members[:, None], columns]
+    batch.lower[members[:, None], columns] = np.fmax(old, margin)
+
+
+def _alpha(batch: _Batch, options: AlphaOptions, deadline: float) -> None:
+    known, members = batch.known, batch.members
+    assert known is not None, "alpha-CROWN starts from CROWN's bounds"
+    still = np.isin(members, batch.open())
+    for part in _portions(batch, known, np.flatnonzero(still)):
+        if time.monotonic() >= deadline:
+            return
+        rows = like_index(part, known.region.lower)
+        _optimise_part(batch, known.narrow(rows), members[part], options, deadline)
+
+
+def _optimise_part(
+    batch: _Batch, known: Knowledge, members: np.ndarray, options: AlphaOptions, deadline: float
+) -> None:
+    """Search slopes in float32 for the open rows of some cases, then bound them in float64 with rounding."""
+    wanted = ~(batch.rows.best(batch.lower)[members] > 0) & (batch.rows.polytope[members] >= 0)
+    columns = np.argsort(~wanted, axis=1, kind="stable")[:, : int(wanted.sum(axis=1).max())]
+    coeff = torch.as_tensor(
+        np.take_along_axis(batch.rows.coeff[members], columns[..., None], axis=1), device=batch.nets.device
+    )
+    offset = torch.as_tensor(np.take_along_axis(batch.rows.offset[members], columns, axis=1), device=batch.nets.device)
+    padding = torch.as_tensor(~np.take_along_axis(wanted, columns, axis=1), device=batch.nets.device)
+    fast = _fast(batch.nets, known)
+
+    def stop(value: torch.Tensor) -> bool:
+        # A margin of 1e-4 of the row's scale is left for the difference between float32 and float64.
+        enough = value > offset + 1e-4 * (1 + offset.abs())
+        return bool((enough | padding).all()) or time.monotonic() >= deadline
+
+    with torch.enable_grad():
+        found = optimise(fast, coeff.float(), options, stop=stop)
+    sides, rows = _widened(found)
+    sharper = propagate(batch.nets.exact, known.region, slopes=sides, previous=known)
+    value = backward(sharper, row_form(batch.nets.exact.output, coeff), slopes=rows, sharp=True)
+    _keep(batch, members, columns, to_numpy(value))
+
+
+def _fast(nets: Networks, known: Knowledge) -> Knowledge:
+    """The same knowledge in float32, for proposals: no rounding weights."""
+    narrow = torch.zeros(1, dtype=torch.float32, device=nets.device)
+    boxes = [None if box is None else narrow_interval(box, narrow) for box in known.boxes]
+    return Knowledge(nets.fast, known.region.cast(narrow), boxes, [None] * len(boxes), known.floor)
+
+
+def _widened(found: Proposal) -> tuple[dict[int, Sides], Choice]:
+    """The proposal's slopes in float64."""
+
+    def widen(choice: Choice) -> Choice:
+        return {
+            node: Slopes(*(None if s is None else s.double() for s in (slopes.lower, slopes.upper)))
+            for node, slopes in choice.items()
+        }
+
+    return {start: Sides(s.neurons, widen(s.choice)) for start, s in found.sides.items()}, widen(found.rows)
+
+
+def _portions(batch: _Batch, known: Knowledge, todo: np.ndarray) -> Iterator[np.ndarray]:
+    """Cases of similar numbers of open neurons together, each portion within MAX_SLOPES variables."""
+    graph = known.graph
+    if not len(todo):
+        return
+    counts = np.zeros(known.region.lower.shape[0], dtype=np.int64)
+    for start in starts(graph):
+        counts += to_numpy(unsettled(known, start).sum(dim=1))
+    widths = {s: math.prod(graph.nodes[s].shape) for s in starts(graph)}
+    per_neuron = 2 * sum(widths.values())
+    for group in groups(counts[todo] + 1):
+        chosen = todo[group]
+        size = max(1, int(MAX_SLOPES // (per_neuron * (counts[chosen].max() + 1))))
+        for first in range(0, len(chosen), size):
+            yield chosen[first : first + size]

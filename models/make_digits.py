@@ -54,18 +54,18 @@ ENTRIES = (
     Entry(
         "digits_mlp.onnx",
         "mlp 64-64",
-        "standard training, 25 epochs",
+        "standard training, 60 epochs",
         lambda: mlp(INPUT_SHAPE, CLASSES, (64, 64)),
         cross_entropy,
-        Schedule(epochs=25),
+        Schedule(epochs=60),
     ),
     Entry(
         "digits_cnn.onnx",
         "cnn 8-16, hidden 64",
-        "standard training, 25 epochs",
+        "standard training, 60 epochs",
         lambda: cnn(INPUT_SHAPE, CLASSES, (8, 16), 64),
         cross_entropy,
-        Schedule(epochs=25),
+        Schedule(epochs=60),
     ),
     Entry(
         "digits_cnn_robust.onnx",
@@ -73,7 +73,7 @@ ENTRIES = (
         "IBP training (Gowal et al. 2018), 60 epochs",
         lambda: cnn(INPUT_SHAPE, CLASSES, (8, 16), 64),
         IbpObjective(0.08),
-        Schedule(epochs=60),
+        Schedule(epochs=60, batch_size=32),
         0.08,
     ),
 )

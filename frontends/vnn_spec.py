@@ -36,6 +36,8 @@ def load_property(path: str | os.PathLike[str], input_shape: tuple[int, ...], ou
 
 def parse_property(text: str, input_shape: tuple[int, ...], output_size: int, *, name: str = "<text>") -> Property:
     """As load_property, from a text."""
+    # A comment ends with its line, also where lines end as on old systems.
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     blank = BLANK.match(text)
     start = blank.end() if blank else 0
     if start == len(text):

@@ -358,6 +358,20 @@ def test_too_many_disjuncts() -> None:
         parse_property(text, (1,), 1)
 
 
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+def test_comments_end_with_their_line_whatever_ends_it(end: str) -> None:
+    lines = [
+        *TWO_LINES.split("\n"),
+        "(assert (>= X_0 0)) ; lower",
+        "(assert (<= X_0 1)) ; upper",
+        "(assert (<= Y_0 2))",
+    ]
+    prop = parse_property(end.join(lines), (1,), 1)
+    assert prop.cases[0].unsafe[0].offset.tolist() == [2]
+    with pytest.raises(PropertyError, match="line 7"):
+        parse_property(end.join([*lines, "(assert (<= Y_1 2))"]), (1,), 1)
+
+
 @pytest.mark.parametrize("text", ["", "  \n", "; only a comment"])
 def test_nothing_to_read(text: str) -> None:
     with pytest.raises(PropertyError, match="holds no VNN-LIB command"):

@@ -105,7 +105,7 @@ def test_absolute_has_the_absolute_matrix_and_bias(case: OpCase):
 
 @every_case
 def test_terms_counts_at_least_the_products_of_any_row_or_column(case: OpCase):
-    """gamma_n covers a sum of n products: n must not be less than what really meets in one number, in either direction."""
+    """gamma_n covers a sum of n products: n is at least what really meets in one number, in either direction."""
     dense = matrices(case.op, case.shapes)
     longest_row = int((np.concatenate(dense, axis=1) != 0).sum(axis=1).max())
     longest_column = max(int((m != 0).sum(axis=0).max()) for m in dense)
@@ -129,7 +129,7 @@ def test_convolutions_agree_with_onnxruntime(case: OpCase):
     op, shape = case.op, case.shapes[0]
     rank = len(op.stride)
     kind = "Conv" if isinstance(op, ops.Conv) else "ConvTranspose"
-    how = dict(strides=op.stride, dilations=op.dilation, group=op.groups, pads=op.pads)
+    how = {"strides": op.stride, "dilations": op.dilation, "group": op.groups, "pads": op.pads}
     if kind == "ConvTranspose":
         full = [
             (n - 1) * s + (k - 1) * d + 1

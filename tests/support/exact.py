@@ -40,7 +40,7 @@ def sigmoid(z: Fraction) -> Fraction:
         if abs(z) > 10**4:  # exp(-10^4) is below 10^-4000
             return Fraction(int(z > 0))
         value = decimal.Decimal(z.numerator) / decimal.Decimal(z.denominator)
-        return Fraction(1 / (1 + (-value).exp()))
+        return Fraction(int(1 / (1 + (-value).exp()) * 2**220), 2**220)  # few digits, or deep networks get slow
 
 
 def forward(op: Any, *xs: Exact) -> Exact:
@@ -67,7 +67,7 @@ def _affine(op: Any, *xs: Exact) -> Exact:
         case ops.Reshape():
             y = x.reshape(op.shape)
         case ops.Select():
-            flat = list(x.ravel()) + [Fraction(0)]
+            flat = [*x.ravel(), Fraction(0)]
             y = np.array([flat[i] for i in op.index], dtype=object).reshape(op.shape)
         case ops.SumAxes():
             y = x
@@ -159,9 +159,14 @@ def affine_image(op: Any, boxes: Sequence[tuple[Any, Any]]) -> tuple[Exact, Exac
     return lower.reshape(base.shape), upper.reshape(base.shape)
 
 
-def run(graph: Graph, x: Any) -> Exact:
-    """The network's output on one input without batch axis: exact but for sigmoids (SIGMOID_ERROR each)."""
-    values = [exact(x)]
+def values(graph: Graph, x: Any) -> list[Exact]:
+    """Every node's value on one input without batch axis: exact but for sigmoids (SIGMOID_ERROR each)."""
+    found = [exact(x)]
     for node in graph.nodes[1:]:
-        values.append(forward(node.op, *(values[i] for i in node.inputs)))
-    return values[-1]
+        found.append(forward(node.op, *(found[i] for i in node.inputs)))
+    return found
+
+
+def run(graph: Graph, x: Any) -> Exact:
+    """The network's output on one input, flat."""
+    return values(graph, x)[-1].ravel()

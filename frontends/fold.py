@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from certify import ops
 from certify.arrays import is_torch, namespace
 from certify.frontends import inexact
@@ -87,7 +85,10 @@ def _weight(op: ops.Weighted) -> Known:
 
 
 def _is_one(factor: Known) -> bool:
-    return not is_torch(factor.value) and isinstance(factor.error, float) and bool(np.all(factor.value == 1))
+    """Exactly 1 and meant to stay so (a tensor with gradient is not)."""
+    if not isinstance(factor.error, float) or (is_torch(factor.value) and factor.value.requires_grad):
+        return False
+    return bool((factor.value == 1).all())
 
 
 def _channels(constant: Known, op: ops.Weighted, shape: Shape) -> Known | None:

@@ -19,7 +19,7 @@ def first_difference(state: Lowering, runtime: Runtime, input_range: tuple[Any, 
     graph = Graph(tuple(state.builder.nodes))
     samples = probe_inputs(graph.input_shape, input_range, runtime.dtype, seed=0)
     exact = graph.evaluate(samples.astype(np.float64))
-    gaps = float_gaps(graph, exact, runtime.dtype, seed=0)
+    gaps = float_gaps(graph, exact, runtime.precision, seed=0)
     proto = onnx.ModelProto.FromString(runtime.onnx_bytes)
     pairs = [
         (node, name, tensor)

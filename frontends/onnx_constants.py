@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ EXACT_ON_INTEGERS = {
     *("Add", "Sub", "Mul", "Div", "Mod", "Not", "And", "Or", "Xor", "ReduceProd", "ReduceSum", "CumSum", "Sum"),
     *("Pow", "Range", "TopK", "OneHot", "ArgMax", "ArgMin", "Unique"),
 }
+FOLDABLE = EXACT_ON_FLOATS | EXACT_ON_INTEGERS | {"Constant", "ConstantOfShape", "Sqrt", "Reciprocal"}
 
 
 def constant_node(call: Call) -> list[Tensor]:
@@ -70,7 +72,7 @@ def _arithmetic(call: Call, constants: list[Known]) -> Known:
         return inexact.divide(one, constants[0])
     if call.op_type == "Pow" and len(constants) == 2 and constants[1].value.size == 1 and not constants[1].error:
         exponent = float(constants[1].value.reshape(-1)[0])
-        known_powers = {
+        known_powers: dict[float, Callable[[Known], Known]] = {
             1.0: lambda x: x,
             2.0: lambda x: inexact.multiply(x, x),
             0.5: inexact.square_root,

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from certify.errors import ModelError
 
-# What the oldest onnxruntime that we accept reads (1.20: IR 10, opset 21). Later IR versions add only what is refused here.
+# What the oldest onnxruntime that we accept reads (1.20: IR 10, opset 21).
+# Later IR versions add only what is refused here.
 RUNTIME_IR = 10
 RUNTIME_OPSET = 21
 FIRST_OPSET = 7
@@ -24,7 +25,7 @@ SIZE_LIMIT = 2**31 - 1  # of one protobuf message
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A parsed ONNX file. name: the path as given, or "model". sha256: of the uncompressed file and its external data."""
+    """A parsed ONNX file. name: the path, or "model". sha256: of the uncompressed file and its external data."""
 
     proto: Any
     name: str

@@ -20,7 +20,7 @@ from certify.frontends.prepend import prepend
 from certify.graph import Graph
 from certify.model import Model
 
-FLOATS = {
+FLOATS: dict[int, np.dtype[Any]] = {
     onnx.TensorProto.FLOAT: np.dtype(np.float32),
     onnx.TensorProto.DOUBLE: np.dtype(np.float64),
     onnx.TensorProto.FLOAT16: np.dtype(np.float16),
@@ -53,9 +53,9 @@ def load_model(
 
     mean, std: prepends (x - mean) / std, one number or one per channel; layout="nhwc": the network reads
     (N, H, W, C) and shall be fed (N, C, H, W). input_range: bounds of the raw input, for the check (numbers or
-    arrays). drop_softmax: a final (Log)Softmax is dropped, which keeps the order of the classes but not the outputs' values: say
-    False where these matter (VNN-LIB), and it is reported as unsupported. check=False skips onnxruntime; the batch axis then
-    counts as fixed to 1.
+    arrays). drop_softmax: a final (Log)Softmax is dropped, which keeps the order of the classes but not the
+    outputs' values: say False where these matter (VNN-LIB), and it is refused. check=False skips onnxruntime; the
+    batch axis then counts as fixed to 1.
 
     The graph's output has shape (n,), its input the ONNX shape without batch. Raises ModelError, UnsupportedOps
     (all nodes at once) or ImportMismatch.
@@ -87,7 +87,7 @@ def _load(
     data = serialize(proto, source.name)
     shape = form.onnx_shape
     if check:
-        runtime = Runtime(data, form.name, form.dtype, shape)
+        runtime = Runtime(data, form.name, form.dtype, shape, _precision(proto, form.dtype))
         if not _checked(graph, runtime, input_range, state):
             notes.append("its batch axis is declared dynamic, but only batches of one sample work: samples run singly")
             shape = (1, *shape[1:])
@@ -104,6 +104,13 @@ def _checked(graph: Graph, runtime: Runtime, input_range: Any, state: Lowering) 
     except ImportMismatch as error:
         where = first_difference(state, runtime, input_range)
         raise ImportMismatch(f"{error}; {where}") from error
+
+
+def _precision(proto: Any, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The coarsest of the input's type, the stored weights' types and the types that are cast to."""
+    kinds = {t.data_type for t in proto.graph.initializer}
+    kinds |= {a.i for n in proto.graph.node if n.op_type == "Cast" for a in n.attribute if a.name == "to"}
+    return min([dtype, *(FLOATS[k] for k in kinds if k in FLOATS)], key=lambda kind: kind.itemsize)
 
 
 def _choose_ends(proto: Any) -> list[str]:

@@ -13,7 +13,7 @@ from certify.errors import ModelError, UnsupportedOps
 from certify.frontends import onnx_linear, onnx_moves, onnx_pointwise
 from certify.frontends.inexact import Known
 from certify.frontends.lower import Builder
-from certify.frontends.onnx_constants import as_list, constant_node
+from certify.frontends.onnx_constants import FOLDABLE, as_list, constant_node
 from certify.frontends.onnx_file import since_version
 from certify.frontends.onnx_nodes import HANDLERS, Call, FinalSoftmax, Tensor, Unsupported, Value, exact
 
@@ -65,7 +65,7 @@ def needed_nodes(proto: Any, wanted: set[str]) -> list[Any]:
     for node in reversed(proto.graph.node):
         if needed.intersection(node.output):
             kept.append(node)
-            needed.update(node.input)
+            needed.update(name for name in node.input if name)
     return kept[::-1]
 
 
@@ -89,6 +89,8 @@ def _lower_node(state: Lowering, node: Any, used: set[str]) -> None:
         state.problems.append(f"node {name} ({node.op_type}{domain}, opset {state.opset}): {reason}")
         state.unknown.update(node.output)
     except ModelError as error:
+        if str(error).startswith(f"node {name}"):
+            raise
         raise ModelError(f"node {name} ({node.op_type}): {error}") from error
     except (ValueError, IndexError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"node {name} ({node.op_type}, opset {state.opset}) is malformed: {error}") from error
@@ -99,9 +101,10 @@ def _call(state: Lowering, node: Any, name: str, used: set[str]) -> Call | None:
     since = since_version(node, state.opset)
     if since is None:
         raise Unsupported(NO_HANDLER)
-    constant = all(not i or isinstance(state.tensors.get(i), Known) for i in node.input)
     entry = HANDLERS.get(node.op_type)
-    if not constant:
+    follows = bool(state.unknown.intersection(node.input))
+    constant = all(not i or isinstance(state.tensors.get(i), Known) for i in node.input)
+    if not constant and not (follows and node.op_type in FOLDABLE):
         if entry is None:
             raise Unsupported(NO_HANDLER)
         if since not in entry.versions:
@@ -110,7 +113,7 @@ def _call(state: Lowering, node: Any, name: str, used: set[str]) -> Call | None:
     attributes = {a.name: _attribute(a) for a in node.attribute}
     if unheard := sorted(set(attributes) - set(known_names)):
         raise Unsupported(f"attribute {', '.join(unheard)} is not part of this op")
-    if state.unknown.intersection(node.input):
+    if follows:
         return None
     missing = [i for i in node.input if i and i not in state.tensors]
     if missing:

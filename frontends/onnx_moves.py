@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -216,12 +217,10 @@ def _(call: Call) -> Sequence[Tensor]:
         sizes = [min(size, shape[axis] - i * size) for i in range(count)]
     if len(sizes) != len(call.used_outputs) or sum(sizes) != shape[axis] or min(sizes) < 0:
         raise Unsupported(f"sizes {sizes} do not split axis {axis} of shape {shape}")
-    ends = np.cumsum(sizes)
+    positions = np.split(np.arange(shape[axis]), np.cumsum(sizes)[:-1])
     return [
-        call.move(tensor, lambda a, b=int(end - size), e=int(end): np.take(a, np.arange(b, e), axis=axis))
-        if used
-        else exact(np.zeros(0))
-        for size, end, used in zip(sizes, ends, call.used_outputs, strict=True)
+        call.move(tensor, partial(np.take, indices=part, axis=axis)) if used else exact(np.zeros(0))
+        for part, used in zip(positions, call.used_outputs, strict=True)
     ]
 
 

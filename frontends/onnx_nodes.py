@@ -1,8 +1,8 @@
 """What the ONNX op handlers work with: values at batch 1, constants, one call of an op, and the table of handlers.
 
 The network is read as what it computes for one sample: every tensor has its full ONNX shape with the batch axis
-at size 1, so shapes and Shape chains are plain numbers and any rearrangement of axes, the batch axis included, has a clear
-meaning. Whether larger batches give the same is for the import check to find out.
+at size 1, so shapes and Shape chains are plain numbers and any rearrangement of axes, the batch axis included, has
+a clear meaning. Whether larger batches give the same is for the import check to find out.
 """
 
 from __future__ import annotations

@@ -25,10 +25,6 @@ from certify.frontends.onnx_nodes import (
     weights,
 )
 
-# A limit at or beyond the largest float32 cannot be reached by what a float32 network computes; lowering it to two
-# ReLUs would only drown the bounds in rounding errors of its size.
-NO_LIMIT = float(np.finfo(np.float32).max)
-
 
 @handles("Relu", versions=(6, 13, 14))
 def _(call: Call) -> Tensor:
@@ -91,14 +87,16 @@ def _(call: Call) -> Tensor:
     for position, name in enumerate(("min", "max"), start=1):
         given_limit = call.input(position)
         if given_limit is None:
-            limit = call.attribute(name)
+            limit, kind = call.attribute(name), np.dtype(np.float32)
         elif isinstance(given_limit, Known):
-            limit = number(given_limit)
+            limit, kind = number(given_limit), given_limit.value.dtype
         else:
             raise Unsupported(f"{name} must be a constant")
         if limit is not None and np.isnan(limit):
             raise Unsupported(f"{name} is NaN")
-        limits.append(None if limit is None or abs(limit) >= NO_LIMIT else float(limit))
+        # No number of the network's type lies beyond the largest one; lowered to a ReLU, such a limit would only
+        # drown the bounds in rounding errors of its size.
+        limits.append(None if limit is None or abs(limit) >= np.finfo(kind).max else float(limit))
     if limits == [None, None]:
         return value
     return Value(call.builder.clip(value.node, limits[0], limits[1]), value.shape)

@@ -89,11 +89,10 @@ def _shaped(numbers: float | Sequence[float], what: str, dims: list[int], dtype:
         return stored.reshape(())
     channel = 1 if len(dims) >= 2 else 0
     if not dims or dims[channel] != values.size:
-        hint = "; is it an NHWC network (--layout nhwc)?" if dims[-1:] == [values.size] and len(dims) == 4 else ""
-        raise UsageError(
-            f"{what} has {values.size} numbers, but the input of shape {dims} has {dims[channel] if dims else 0} channels"
-            f"{hint or '; give one number, or one per channel'}"
-        )
+        last = len(dims) == 4 and dims[-1] == values.size
+        hint = "is it an NHWC network (--layout nhwc)?" if last else "give one number, or one per channel"
+        channels = dims[channel] if dims else 0
+        raise UsageError(f"{what} has {values.size} numbers, the input of shape {dims} has {channels} channels; {hint}")
     return stored.reshape((-1, *(1,) * (len(dims) - channel - 1)))
 
 

@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 JOBS ?= 2
 
 DEMO_MODEL := models/digits_cnn_robust.onnx
-DEMO_EPS := 4/255
+DEMO_EPS := 4/255,16/255
 
 .PHONY: demo test test-long check install dev clean
 

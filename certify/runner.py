@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 CLEAN_STAGE = "clean"
 CLEAN_CHUNK = 256  # inputs per commit of the clean stage
+# Samples per commit at most: a kill loses no more. Not fitted to the time they take, or results would depend on it.
+COMMIT_EVERY = 64
 # A bound holds in real arithmetic, a replayed margin is float32: they may cross by this much, relative to the larger.
 # Where they differ in sign, verdict against verdict, there is no slack.
 REPLAY_SLACK = 1e-3
@@ -153,7 +155,8 @@ def _radius(job: Job, store: Store, radius: Radius, deadline: float | None, tell
     total = len(job.data.y)
     rivals: dict[int, tuple[Polytope, ...]] = {}
     tell(Progress(radius, total - len(todo), total, store.counts(radius)))
-    for chunk in _chunks(todo, max(1, batch_size(job.model, job.settings)) if todo else 1):
+    size = min(COMMIT_EVERY, max(1, batch_size(job.model, job.settings)))
+    for chunk in _chunks(todo, size):
         if _passed(deadline):
             return False
         properties = [_property(job, p, radius, rivals) for p in chunk]

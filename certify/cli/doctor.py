@@ -84,16 +84,16 @@ def examine(visit: Visit, console: Console) -> CertifyError | None:
     except CertifyError as error:
         failure = error
         _line(console, "import", "FAILED", "bold red")
-        console.print(f"  {error}", style="red", markup=False, highlight=False)
+        console.print(f"  {error}", style="red", markup=False, highlight=False, soft_wrap=True)
     else:
         _network(network, console)
         try:
             warnings += _data(visit, network, console)
         except CertifyError as error:
             failure = error
-            console.print(f"  {error}", style="red", markup=False, highlight=False)
+            console.print(f"  {error}", style="red", markup=False, highlight=False, soft_wrap=True)
     for warning in warnings:
-        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     return failure
 
 

@@ -95,8 +95,8 @@ def data_warnings(model: Model, replayer: Replayer, data: Dataset, normalises: b
         return
     predicted = replayer.clean_predictions(x)
     base = float(np.mean(predicted == y))
-    for shift in (1, -1):
-        found = float(np.mean(predicted == y + shift))
+    shifted = {shift: float(np.mean(predicted == y + shift)) for shift in (1, -1)}
+    for shift, found in shifted.items():
         if found > base + CLEARLY_BETTER:
             yield (
                 f"labels off by one: accuracy is {base:.1%}, and {found:.1%} with every label "
@@ -104,9 +104,10 @@ def data_warnings(model: Model, replayer: Replayer, data: Dataset, normalises: b
             )
     if y.min() < 0 or y.max() >= classes:
         yield f"labels run from {y.min()} to {y.max()}, the network has classes 0 to {classes - 1}"
+    best = max(base, *shifted.values())
     for name, tried in _variants(x, normalises):
         found = accuracy(replayer, tried, y)
-        if found > base + CLEARLY_BETTER:
+        if found > best + CLEARLY_BETTER:
             yield f"accuracy is {base:.1%}, and {found:.1%} {name}"
     if float(x.min()) < 0 and normalises:
         yield (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from certify.report.accounting import CONFIDENCE, Bracket, stage_seconds
@@ -10,6 +11,9 @@ from certify.report.result import ARITHMETIC, CHECKING, Report
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+
+OPTIONAL = {"errors": "errors", "pending": "not run"}  # columns that are left out where all are 0
 
 
 def show(report: Report, console: Console) -> None:
@@ -21,8 +25,8 @@ def show(report: Report, console: Console) -> None:
     )
     for note in report.notes:
         console.print(f"  note: {note}", style="dim", markup=False)
-    console.print(_brackets(report))
-    console.print(_population(report))
+    for table in _tables(report):
+        console.print(table)
     for eps, bracket in report.brackets.items():
         console.print(f"  {sentence(bracket, several=len(report.radii) > 1)}", markup=False, highlight=False)
         if bracket.errors:
@@ -73,37 +77,34 @@ def running(bracket: Bracket) -> str:
     return f"clean {clean / done:.1%} · attacked ≤ {attacked / done:.1%} · certified ≥ {bracket.certified / done:.1%}"
 
 
-def _brackets(report: Report) -> Table:
+def _tables(report: Report) -> Iterator[Table]:
+    """Rates of these samples, their counts, and, apart from both, what they tell about the population."""
+    rates = _table(f"These {report.n} samples", "clean", "attacked ≤", "certified ≥", "gap")
+    optional = [name for name in OPTIONAL if any(_count(b, name) for b in report.brackets.values())]
+    counts = _table("Counts", "misclassified", "falsified", "certified", "unknown", *(OPTIONAL[n] for n in optional))
+    population = _table(
+        f"Population, {CONFIDENCE:.0%} Clopper-Pearson, if the samples are a random draw",
+        "clean",
+        "attacked",
+        "certified",
+    )
+    for eps, b in report.brackets.items():
+        rates.add_row(str(eps), *(_percent(b, count) for count in (b.clean, b.attacked, b.certified, b.gap)))
+        always = (b.misclassified, b.falsified, b.certified, b.unknown)
+        counts.add_row(str(eps), *map(str, (*always, *(_count(b, name) for name in optional))))
+        intervals = ("{:.2%} … {:.2%}".format(*b.population(count)) for count in (b.clean, b.attacked, b.certified))
+        population.add_row(str(eps), *intervals)
+    yield from (rates, counts, population)
+
+
+def _table(title: str, *columns: str) -> Table:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title="These samples", title_justify="left", title_style="")
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, min_width=len(title) + 2)
     table.add_column("eps")
-    for name in ("clean", "attacked ≤", "certified ≥", "gap", "misclassified", "falsified", "certified", "unknown"):
-        table.add_column(name, justify="right")
-    optional = [name for name in ("errors", "pending") if any(_count(b, name) for b in report.brackets.values())]
-    for name in optional:
-        table.add_column({"pending": "not run"}.get(name, name), justify="right")
-    for eps, b in report.brackets.items():
-        table.add_row(
-            str(eps),
-            *(_percent(b, count) for count in (b.clean, b.attacked, b.certified, b.gap)),
-            *map(str, (b.misclassified, b.falsified, b.certified, b.unknown)),
-            *(str(_count(b, name)) for name in optional),
-        )
-    return table
-
-
-def _population(report: Report) -> Table:
-    from rich.table import Table
-
-    title = f"The population, {CONFIDENCE:.0%} Clopper-Pearson intervals, if these samples are a random draw"
-    table = Table(title=title, title_justify="left", title_style="")
-    table.add_column("eps")
-    for name in ("clean", "attacked", "certified"):
-        table.add_column(name, justify="right")
-    for eps, b in report.brackets.items():
-        cells = ("{:.2%} … {:.2%}".format(*b.population(count)) for count in (b.clean, b.attacked, b.certified))
-        table.add_row(str(eps), *cells)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 

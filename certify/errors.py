@@ -1,14 +1,14 @@
 """Exceptions a user can meet; each message names what is wrong and what to do next.
 
-    CertifyError
-    ├── UsageError            an option or argument that cannot be used       (exit 2)
-    │   ├── ModelError        a network that cannot be read or is not supported
-    │   │   ├── UnsupportedOps    every unsupported node at once
-    │   │   └── ImportMismatch    our graph and onnxruntime disagree
-    │   ├── PropertyError     a VNN-LIB file or property that cannot be read
-    │   └── DataError         a data set that is missing, broken or of the wrong shape
-    ├── NoSamples             nothing to do: the selection is empty           (exit 5)
-    └── SoundnessError        a proof and a witness contradict each other     (exit 3)
+CertifyError
+├── UsageError            an option or argument that cannot be used       (exit 2)
+│   ├── ModelError        a network that cannot be read or is not supported
+│   │   ├── UnsupportedOps    every unsupported node at once
+│   │   └── ImportMismatch    our graph and onnxruntime disagree
+│   ├── PropertyError     a VNN-LIB file or property that cannot be read
+│   └── DataError         a data set that is missing, broken or of the wrong shape
+├── NoSamples             nothing to do: the selection is empty           (exit 5)
+└── SoundnessError        a proof and a witness contradict each other     (exit 3)
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What is known about one sample.
 
-    verified    no point of the input set is unsafe (at the stated arithmetic level)
-    falsified   a witness was replayed by onnxruntime and is unsafe
-    unknown     neither; the reason says why
-    error       the sample could not run at all; the reason says why
+verified    no point of the input set is unsafe (at the stated arithmetic level)
+falsified   a witness was replayed by onnxruntime and is unsafe
+unknown     neither; the reason says why
+error       the sample could not run at all; the reason says why
 """
 
 from __future__ import annotations

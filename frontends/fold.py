@@ -81,7 +81,7 @@ def _bias(op: ops.Weighted) -> Known:
 
 def _weight(op: ops.Weighted) -> Known:
     size = namespace(op.weight).abs(inexact.plain(op.weight))
-    return Known(op.weight, size * op.weight_error * inexact.ERROR_INFLATION if op.weight_error else 0.0)
+    return Known(op.weight, inexact.scaled(size, op.weight_error * inexact.ERROR_INFLATION))
 
 
 def _is_one(factor: Known) -> bool:

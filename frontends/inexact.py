@@ -96,7 +96,7 @@ def multiply(a: Known, b: Known) -> Known:
     size = xp.abs(rounded)
     error = xp.where(_exact_product(x, y), xp.zeros_like(size), _unit(rounded) * size)
     error = error + _underflow(size, (x != 0) & (y != 0))
-    return _result(product, error + xp.abs(x) * b.error + xp.abs(y) * a.error + a.error * b.error)
+    return _result(product, error + scaled(xp.abs(x), b.error) + scaled(xp.abs(y) + b.error, a.error))
 
 
 def divide(a: Known, b: Known) -> Known:
@@ -113,7 +113,7 @@ def divide(a: Known, b: Known) -> Known:
     if not is_torch(y):
         error = np.where(_is_power_of_two(y), 0.0, error)
     error = error + _underflow(size, x != 0)
-    return _result(quotient, error + (a.error + size * b.error) / room)
+    return _result(quotient, error + _divided(a.error, room) + scaled(size, _divided(b.error, room)))
 
 
 def square_root(a: Known) -> Known:
@@ -163,6 +163,22 @@ def _to_torch(a: Known, sample: Array) -> Known:
     moved = like(a.value, sample)
     gap = np.abs(to_numpy(moved).astype(np.float64) - a.value) + a.error
     return Known(moved, like(gap * ERROR_INFLATION, sample)) if np.any(gap) else Known(moved)
+
+
+def scaled(size: Array, error: Any) -> Any:
+    """size * error, an error bound, of nonnegative numbers, never rounded down to nothing."""
+    if isinstance(error, float) and error == 0.0:
+        return 0.0
+    product = size * error
+    return product + _underflow(product, (size > 0) & (error > 0))
+
+
+def _divided(error: Any, room: Array) -> Any:
+    """error / room of nonnegative numbers, never rounded down to nothing."""
+    if isinstance(error, float) and error == 0.0:
+        return 0.0
+    quotient = error / room
+    return quotient + _underflow(quotient, (error > 0) & (room > 0))
 
 
 def _underflow(size: Array, nonzero: Array) -> Array:

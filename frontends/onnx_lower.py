@@ -45,18 +45,25 @@ def lower_nodes(proto: Any, opset: int, input_name: str, input_shape: Sequence[i
     output = proto.graph.output[0].name
     nodes = needed_nodes(proto, {output})
     if output in stored:
-        state.tensors[output] = exact(numpy_helper.to_array(stored[output]))
+        state.tensors[output] = _stored(stored[output])
     used = {name for node in nodes for name in node.input} | {output}
     for node in nodes:
         for name in node.input:
             if name in stored and name not in state.tensors:
-                state.tensors[name] = exact(numpy_helper.to_array(stored[name]))
+                state.tensors[name] = _stored(stored[name])
         _lower_node(state, node, used)
     if state.problems:
         count = len(state.problems)
         listed = "\n  ".join(state.problems)
         raise UnsupportedOps(f"{count} node{'s' * (count > 1)} cannot be imported:\n  {listed}")
     return state
+
+
+def _stored(tensor: Any) -> Known:
+    try:
+        return exact(numpy_helper.to_array(tensor))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"weight {tensor.name!r} cannot be read, the file is damaged: {error}") from error
 
 
 def needed_nodes(proto: Any, wanted: set[str]) -> list[Any]:

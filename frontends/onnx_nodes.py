@@ -96,8 +96,8 @@ class Call:
             raise Unsupported(f"{tensor.op_type} is supported only as the last op; export the network up to its logits")
         shape = core_shape(tensor.shape)
         nothing = self.builder.select(0, np.full(math.prod(shape), -1), shape)
-        numbers = finite(Known(tensor.value.astype(float_type(tensor.value)), tensor.error))
-        return Value(self.builder.scale(nothing, 1.0, numbers.reshape(shape)), tensor.shape)
+        numbers = weights(finite(tensor)).reshape(shape)
+        return Value(self.builder.scale(nothing, 1.0, numbers), tensor.shape)
 
     def constant(self, i: int, what: str) -> Known:
         """Input i, which must be a constant of finite numbers."""
@@ -181,10 +181,11 @@ def align(constant: Known, out: ShapeN) -> Known:
 
 
 def weights(constant: Known) -> Known:
-    """The constant as weights: as stored, float16 widened to float32."""
+    """The constant as weights: as stored, float16 widened to float32, writable (torch wants that)."""
     if constant.value.dtype.kind != "f":
         raise Unsupported(f"weights of type {constant.value.dtype} are not supported; use float16, float32 or float64")
-    return Known(constant.value.astype(float_type(constant.value), copy=False), constant.error)
+    copy = not constant.value.flags.writeable
+    return Known(constant.value.astype(float_type(constant.value), copy=copy), constant.error)
 
 
 Handler = Callable[[Call], "Tensor | Sequence[Tensor | None]"]

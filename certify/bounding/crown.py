@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from certify.arrays import UNIT_ROUNDOFF, Array, dtype_name, namespace, one_hot, take_along
+from certify.arrays import UNDERFLOW, UNIT_ROUNDOFF, Array, dtype_name, namespace, one_hot, take_along
 from certify.bounding.region import Region, extremes, minimum
 from certify.graph import Graph
 from certify.ops.affine import Linear
@@ -58,23 +58,20 @@ def rounding_weight(graph: Graph, index: int, boxes: Sequence[Interval | None]) 
     """w of one node, (B, n): bound of |error| / |A| that a backward step through it may commit, from its inputs' boxes.
 
     Affine: the product A W commits gamma_terms |A| |W| m, the dot A b gamma_n |A| |b|, an inexact constant its
-    stated error. Nonlinear: three roundings of A, and the dot with the intercepts. A node with several readers: one
-    rounding more per sum.
+    stated error. Nonlinear: three roundings of A, and the dot with the intercepts. What underflow takes from w
+    itself, the smallest normal number gives back. Sums over several readers are `_collect`'s.
     """
     node = graph.nodes[index]
     box = boxes[index]
     assert box is not None
+    if index == 0 or isinstance(node.op, Reshape | Concat):
+        return None
     name = dtype_name(box[0])
     unit, size, count = UNIT_ROUNDOFF[name], math.prod(node.shape), box[0].shape[0]
-    own = magnitude(*box).reshape((count, -1))
-    readers = len(graph.consumers[index])
-    merge = 2 * readers * unit * own if readers > 1 else None
-    if index == 0 or isinstance(node.op, Reshape | Concat):
-        return merge
     shapes = tuple(graph.nodes[i].shape for i in node.inputs)
     inputs = [_known(boxes, i) for i in node.inputs]
     if not is_affine(node.op):
-        reach = magnitude(*inputs[0]).reshape((count, -1))
+        own, reach = (magnitude(*b).reshape((count, -1)) for b in (box, inputs[0]))
         weight = 8 * unit * (reach + own) + 2 * gamma(size + 8, name) * (own + reach)
     else:
         relative = gamma(terms(node.op, shapes) + 4, name) + weight_slack(node.op)
@@ -85,7 +82,7 @@ def rounding_weight(graph: Graph, index: int, boxes: Sequence[Interval | None]) 
             xp = namespace(shift)
             wide = xp.broadcast_to(2 * gamma(size + 4, name) * xp.abs(shift) + 2 * bias_slack(node.op), node.shape)
             weight = weight + wide.reshape((1, -1))
-    return weight if merge is None else weight + merge
+    return weight + UNDERFLOW[name]
 
 
 def _known(boxes: Sequence[Interval | None], index: int) -> Interval:
@@ -134,16 +131,37 @@ def unit_form(known: Knowledge, index: int, neurons: Array, sign: int) -> Form:
     rows = sign * one_hot(neurons, lower)
     shapes = tuple(known.graph.nodes[i].shape for i in node.inputs)
     parts = transpose(node.op, rows.reshape((count * specs, *node.shape)), shapes)
-    return Form(_gather(node.inputs, parts, (count, specs)), constant, error)
-
-
-def _gather(inputs: Sequence[int], parts: Sequence[Array], lead: tuple[int, int]) -> dict[int, Array]:
-    """Contributions to the inputs, summed where one node is read twice."""
     coeff: dict[int, Array] = {}
+    # Parts of unit rows are 0, 1 or a single weight: their sums are exact.
+    _collect(known, coeff, node.inputs, parts, (count, specs))
+    return Form(coeff, constant, error)
+
+
+def _collect(
+    known: Knowledge,
+    pending: dict[int, Array],
+    inputs: Sequence[int],
+    parts: Sequence[Array],
+    lead: tuple[int, int],
+    *,
+    rounding: bool = True,
+) -> Array | float:
+    """Add contributions, lead = (B, S), to the coefficients of the nodes they go to; returns what their sums may round.
+
+    A sum A + A' is off by u |A + A'|, times |x|. This is charged sum by sum: parts that cancel leave a small result
+    with a large error, which no bound in terms of the result covers.
+    """
+    error: Array | float = 0.0
     for i, part in zip(inputs, parts, strict=True):
         part = part.reshape((*lead, -1))
-        coeff[i] = coeff[i] + part if i in coeff else part
-    return coeff
+        if i not in pending:
+            pending[i] = part
+            continue
+        pending[i] = pending[i] + part
+        if rounding:
+            own = magnitude(*known.flat(i)) * (2 * UNIT_ROUNDOFF[dtype_name(part)])
+            error = error + _dot(namespace(part).abs(pending[i]), own[:, None, :])
+    return error
 
 
 def backward(
@@ -179,15 +197,11 @@ def backward(
             a, change, wrong = through(a, lines, weight)
             constant, error = constant + change, error + wrong
             parts = (a,)
-        for i, part in _gather(node.inputs, parts, (count, specs)).items():
-            pending[i] = pending[i] + part if i in pending else part
+        error = error + _collect(known, pending, node.inputs, parts, (count, specs), rounding=rounding)
         if rounding:
             error = error + 2 * UNIT_ROUNDOFF[name] * xp.abs(constant)
     value = constant
     if 0 in pending:
-        first = known.weights[0] if rounding else None
-        if first is not None:
-            error = error + _dot(xp.abs(pending[0]), first[:, None, :])
         value = value + minimum(pending[0], known.region, rounding=rounding, sharp=sharp)
     if not rounding:
         return value
@@ -238,13 +252,9 @@ def both(known: Knowledge, form: Form) -> Interval:
             parts = (a * lines.upper_slope,)
         if spread is not None:
             radius = radius + _dot(xp.abs(a), spread[:, None, :])
-        for i, part in _gather(node.inputs, parts, (count, specs)).items():
-            pending[i] = pending[i] + part if i in pending else part
+        radius = radius + _collect(known, pending, node.inputs, parts, (count, specs))
         radius = radius + 2 * UNIT_ROUNDOFF[name] * xp.abs(middle)
     a = pending[0]
-    first_weight = known.weights[0]
-    if first_weight is not None:
-        radius = radius + _dot(xp.abs(a), first_weight[:, None, :])
     low, high = extremes(a, known.region)
     lower, upper = middle + low, middle + high
     slack = 1.05 * radius + 4 * UNIT_ROUNDOFF[name] * xp.maximum(xp.abs(lower), xp.abs(upper)) + known.floor[:, None]
@@ -277,8 +287,7 @@ def affine_tail(known: Knowledge, form: Form) -> Array:
                 value = value + namespace(a).matmul(a, namespace(a).broadcast_to(shift, node.shape).reshape((-1,)))
             shapes = tuple(graph.nodes[i].shape for i in node.inputs)
             parts = transpose(node.op, a.reshape((count * specs, *node.shape)), shapes)
-            for i, part in _gather(node.inputs, parts, (count, specs)).items():
-                pending[i] = pending[i] + part if i in pending else part
+            error = error + _collect(known, pending, node.inputs, parts, (count, specs))
         else:
             value = value + minimum(a, Region(*known.flat(index)))
         error = error + 2 * UNIT_ROUNDOFF[name] * namespace(a).abs(value)

@@ -1,0 +1,240 @@
+"""Networks built to fool floats: a false property never gets a positive lower bound, at float64 and at float32.
+
+Truth is the network in rational arithmetic at a point; a lower bound above it anywhere is a wrong proof.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from exact import exact, run
+
+from certify import ops
+from certify.bounding.api import bounds
+from certify.bounding.crown import Knowledge, affine_tail, both, row_form, unit_form
+from certify.bounding.margins import METHODS, Networks, prove
+from certify.bounding.propagate import propagate
+from certify.bounding.region import Region
+from certify.graph import Graph, Node
+from certify.property import Box, Case, Polytope
+
+every_method = pytest.mark.parametrize("method", METHODS)
+every_dtype = pytest.mark.parametrize("dtype", ["float64", "float32"])
+# Beyond it, adding 1 is lost: the size of Zombori et al.'s switch.
+GIANT = {"float64": 1e17, "float32": 1e9}
+
+
+def chain(*parts: tuple[ops.Relu | ops.Linear, tuple[int, ...], tuple[int, ...]], inputs: int = 1) -> Graph:
+    """A graph from (op, inputs, shape) triples; node 0 is the input."""
+    nodes = [Node("x", ops.Input(), (), (inputs,))]
+    nodes += [Node(f"n{i}", op, where, shape) for i, (op, where, shape) in enumerate(parts, start=1)]
+    return Graph(tuple(nodes))
+
+
+def mlp(*layers):
+    """Linear layers (weight, bias) with ReLUs between."""
+    parts = []
+    for i, (weight, shift) in enumerate(layers):
+        weight, shift = np.asarray(weight, dtype=np.float64), np.asarray(shift, dtype=np.float64)
+        parts.append((ops.Linear(weight, shift), (len(parts),), (len(weight),)))
+        if i + 1 < len(layers):
+            parts.append((ops.Relu(), (len(parts),), (len(weight),)))
+    return chain(*parts, inputs=len(np.asarray(layers[0][0])[0]))
+
+
+def assert_never_above(graph, lower, upper, method, dtype, points):
+    """No bound of an output exceeds what the network takes exactly at a point of the box."""
+    tensor = {"float64": torch.float64, "float32": torch.float32}[dtype]
+    box = [torch.tensor(np.array([side], dtype=np.float64), dtype=tensor) for side in (lower, upper)]
+    low, high = bounds(graph, *box, method, iterations=4)
+    for x in points:
+        truth = run(graph, np.asarray(x, dtype=np.float64))
+        for side in range(truth.size):
+            assert not low[0, side] > -np.inf or exact(low[0])[side] <= truth[side], (method, dtype, x)
+            assert not high[0, side] < np.inf or exact(high[0])[side] >= truth[side], (method, dtype, x)
+
+
+def switch(giant):
+    """relu(giant + x) - giant - 1/2: in floats always -1/2, in truth x - 1/2 (Zombori et al. 2021); and its negative."""
+    return mlp(([[1.0], [0.0]], [giant, giant]), ([[1.0, -1.0], [-1.0, 1.0]], [-0.5, 0.5]))
+
+
+def deep_switch(giant):
+    """The same through three layers: the giant cancels only at the end."""
+    return mlp(
+        ([[1.0], [0.0], [-1.0]], [giant, giant, 2.0]),
+        ([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], [giant, giant, 0.0]),
+        ([[1.0, -1.0, 0.5], [-1.0, 1.0, -0.5]], [-0.5, 0.5]),
+    )
+
+
+def weighted_switch(giant):
+    """giant weights instead of biases, on an unstable neuron."""
+    return mlp(([[giant], [giant], [1.0]], [giant, -giant, 0.0]), ([[1.0, -1.0, 3.0], [-1.0, 1.0, -3.0]], [-1.0, 1.0]))
+
+
+@pytest.mark.parametrize("net", [switch, deep_switch, weighted_switch])
+@every_dtype
+@every_method
+def test_big_weights_that_cancel_prove_nothing(net, method, dtype):
+    graph = net(GIANT[dtype])
+    for low, high in [(0.0, 1.0), (0.25, 0.75), (-1.0, 1.0), (0.0, 0.0), (1.0, 1.0)]:
+        points = [[low], [high], [(low + high) / 2]]
+        assert_never_above(graph, [low], [high], method, dtype, points)
+
+
+@every_method
+def test_the_switch_is_not_verified_by_the_pipelines_prover(method):
+    """The property y > 0 of x -> 1/2 - x on [0, 1], which holds in float64 and is false."""
+    graph = switch(1e17)
+    row = np.array([[0.0, 1.0]])
+    assert (graph(np.array([[1.0]])) @ row.T)[0, 0] > 0, "the net does not fool floats, and tests nothing"
+    assert run(graph, np.array([1.0]))[1] < 0
+    box = Box.exact(np.array([0.0]), np.array([1.0]))
+    unsafe = Polytope(row, np.zeros(1), np.zeros(1), np.zeros(1, dtype=bool))
+    proof = prove(Networks.of(graph, torch.device("cpu")), [Case(box, (unsafe,))], method)[0]
+    assert not proof.lower > 0
+
+
+@pytest.mark.parametrize("seed", range(25))
+@every_dtype
+@every_method
+def test_biases_tuned_to_the_verdicts_edge_prove_nothing(method, dtype, seed):
+    """A bias moved so that the exact minimum is negative by less than an ulp (Jia & Rinard 2021)."""
+    rng = np.random.default_rng([50, seed])
+    kind = np.dtype(dtype).type
+    scale = 10.0 ** rng.integers(-4, 5, (1, 6))
+    first = rng.standard_normal((6, 4)).astype(dtype).astype(np.float64)
+    shift = (20 + 5 * rng.random(6)).astype(dtype).astype(np.float64)  # all neurons active: the network is affine
+    second = (rng.standard_normal((1, 6)) * scale).astype(dtype).astype(np.float64)
+    lower = rng.standard_normal(4).astype(dtype).astype(np.float64)
+    upper = (lower + rng.random(4) * (seed % 3)).astype(dtype).astype(np.float64)
+    slope = (exact(second) @ exact(first)).ravel()
+    corner = np.where([s > 0 for s in slope], lower, upper)
+    without = run(mlp((first, shift), (second, [0.0])), corner)[0]
+    bias = kind(float(-without))
+    while Fraction(float(bias)) + without >= 0:
+        bias = np.nextafter(bias, kind(-np.inf))
+    graph = mlp((first, shift), (second, [float(bias)]))
+    assert run(graph, corner)[0] < 0
+    assert_never_above(graph, lower, upper, method, dtype, [corner])
+
+
+@pytest.mark.parametrize("seed", range(20))
+@every_dtype
+@every_method
+def test_hostile_weights_prove_nothing(method, dtype, seed):
+    """Random small nets of giants, subnormals and neighbours of 1: no bound passes an exact value."""
+    from op_cases import box_around, nasty
+
+    rng = np.random.default_rng([51, seed])
+    layers = []
+    for rows, columns in [(3, 2), (3, 3), (2, 3)]:
+        layers.append((nasty(rng, (rows, columns), dtype), nasty(rng, (rows,), dtype)))
+    if dtype == "float32":  # three layers of 1e9 fit into float32 only with smaller partners
+        layers = [(np.where(np.abs(w) > 1e8, w, np.clip(w, -4, 4)), s) for w, s in layers]
+    graph = mlp(*layers)
+    lower, upper = box_around(rng, nasty(rng, (2,), dtype))
+    points = [[x, y] for x in {lower[0], upper[0]} for y in {lower[1], upper[1]}]
+    assert_never_above(graph, lower, upper, method, dtype, points)
+
+
+def test_one_value_read_three_times_by_one_node():
+    """concat(x, x, x) with rows 1e17, 1, -1e17: the coefficients meet at x and cancel to 0 in floats, to 1 in truth.
+
+    The rows are gathered, not multiplied, so no product's rounding term covers the sum.
+    """
+    giant = 1e17
+    graph = chain(
+        (ops.Concat(0), (0, 0, 0), (3,)),
+        (ops.Linear(np.array([[giant, 1.0, -giant]])), (1,), (1,)),
+        (ops.Relu(), (2,), (1,)),
+    )
+    for method in METHODS:
+        assert_never_above(graph, [1.0], [2.0], method, "float64", [[1.0], [2.0]])
+        assert_never_above(graph, [-2.0], [1.0], method, "float64", [[1.0], [-2.0]])
+
+
+def test_one_value_read_by_three_nodes():
+    """The same through three moves: each reader adds its part, and the largest two cancel."""
+    giant = 1e17
+    graph = chain(
+        (ops.Reshape((1, 1)), (0,), (1, 1)),
+        (ops.Reshape((1, 1, 1)), (0,), (1, 1, 1)),
+        (ops.Reshape((1,)), (1,), (1,)),
+        (ops.Reshape((1,)), (2,), (1,)),
+        (ops.Concat(0), (3, 0, 4), (3,)),
+        (ops.Linear(np.array([[giant, 1.0, -giant], [1.0, giant, -giant], [giant, -giant, 1.0]])), (5,), (3,)),
+        (ops.Relu(), (6,), (3,)),
+    )
+    for method in METHODS:
+        assert_never_above(graph, [1.0], [2.0], method, "float64", [[1.0], [2.0]])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_unit_forms_over_repeated_inputs_account_for_their_sum(sign):
+    """The regression of the two tests above, at its root."""
+    graph = chain(
+        (ops.Concat(0), (0, 0, 0), (3,)),
+        (ops.Linear(np.array([[1e17, 1.0, -1e17]])), (1,), (1,)),
+        (ops.Relu(), (2,), (1,)),
+    )
+    known = propagate(graph, Region(np.array([[1.0]]), np.array([[2.0]])), crown=False)
+    form = unit_form(known, 2, np.array([[0]]), sign)
+    low, high = both(known, form)
+    from certify.bounding.crown import backward
+
+    truth = sorted(sign * v for v in (1, 2))
+    assert backward(known, form)[0, 0] <= truth[0]
+    assert low[0, 0] <= truth[0]
+    assert high[0, 0] >= truth[1]
+    assert affine_tail(known, form)[0, 0] <= truth[0]
+
+
+@every_dtype
+@every_method
+def test_subnormal_activations_before_huge_weights(method, dtype):
+    """Products whose relative rounding term underflows: 1e30 x 1e-40 - the same + one ulp."""
+    tiny, big = (1e-310, 1e305) if dtype == "float64" else (1e-41, 1e25)
+    kind = np.dtype(dtype).type
+    rng = np.random.default_rng(52)
+    for _ in range(40):
+        x = (tiny * rng.uniform(0.5, 2, 3)).astype(dtype).astype(np.float64)
+        weight = (big * rng.uniform(-2, 2, 3)).astype(dtype).astype(np.float64)
+        weight[2] = float(kind(-(weight[0] * x[0] + weight[1] * x[1]) / x[2]))
+        graph = mlp((np.eye(3), np.zeros(3)), ([weight, -weight], np.zeros(2)))
+        assert_never_above(graph, x, x, method, dtype, [x])
+
+
+@every_method
+def test_an_overflow_is_no_proof(method):
+    """inf - inf is NaN; a NaN must not pass for a stable neuron, and so for a bound."""
+    graph = mlp(([[1e200]], [0.0]), ([[1e200], [-1e200]], [0.0, 0.0]), ([[1.0, 0.0]], [-5.0]), ([[1.0]], [-1.0]))
+    box = Box.exact(np.array([0.0]), np.array([1.0]))
+    unsafe = Polytope(np.array([[-1.0]]), np.zeros(1), np.zeros(1), np.zeros(1, dtype=bool))
+    with np.errstate(all="ignore"):
+        proof = prove(
+            Networks.of_exact(graph) if hasattr(Networks, "of_exact") else _nets(graph), [Case(box, (unsafe,))], method
+        )[0]
+    assert run(graph, np.array([1.0]))[0] > 0  # so y <= 0 is false, whatever floats say
+    assert not proof.lower > 0
+
+
+def _nets(graph):
+    """Networks whose float32 copies are not refused for their size: the float64 graph serves for both."""
+    wide = graph.cast(torch.zeros(1, dtype=torch.float64))
+    return Networks(wide, wide, None, torch.device("cpu"))
+
+
+def test_knowledge_is_what_rounding_is_judged_by():
+    """The rounding weight of a node grows with what it reads: without it the switch would be proved."""
+    graph = switch(1e17)
+    known = propagate(graph, Region(np.array([[0.0]]), np.array([[1.0]])))
+    assert isinstance(known, Knowledge)
+    rows = row_form(graph.output, np.array([[[0.0, 1.0]]]))
+    from certify.bounding.crown import backward
+
+    assert backward(known, rows, rounding=False)[0, 0] > backward(known, rows)[0, 0] + 1

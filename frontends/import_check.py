@@ -141,9 +141,7 @@ def compare(ours: Array, theirs: Array, gap: float, samples: Array) -> None:
     if ours.shape != theirs.shape:
         raise ImportMismatch(f"the import has {ours.shape[1]} outputs, onnxruntime gives {theirs.shape[1]}: a bug here")
     if not np.all(np.isfinite(theirs)):
-        raise ImportMismatch(
-            "onnxruntime gives NaN or infinity on an input of the range; the network overflows its dtype"
-        )
+        raise ModelError("onnxruntime gives NaN or infinity on an input of the range; the network overflows its dtype")
     difference = np.abs(ours - theirs)
     if np.all(difference <= SAFETY * gap):
         return

@@ -23,12 +23,17 @@ NO_HANDLER = "this op is not supported; replace it in the network, or export onl
 
 @dataclass
 class Lowering:
-    """The state while lowering: Builder, tensors by name, names that follow from unsupported nodes, their list."""
+    """The state while lowering.
+
+    tensors: what is known by name; stored: the file's weights; unknown: names that follow from unsupported nodes,
+    which `problems` lists; softmax: the output name of a final Softmax.
+    """
 
     proto: Any
     opset: int
     builder: Builder
     tensors: dict[str, Tensor]
+    stored: dict[str, Any]
     unknown: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
     softmax: str | None = None
@@ -41,7 +46,7 @@ def lower_nodes(proto: Any, opset: int, input_name: str, input_shape: Sequence[i
     """
     builder = Builder(core)
     stored = {t.name: t for t in proto.graph.initializer}
-    state = Lowering(proto, opset, builder, {input_name: Value(builder.input, tuple(input_shape))})
+    state = Lowering(proto, opset, builder, {input_name: Value(builder.input, tuple(input_shape))}, stored)
     output = proto.graph.output[0].name
     nodes = needed_nodes(proto, {output})
     if output in stored:
@@ -89,6 +94,8 @@ def _lower_node(state: Lowering, node: Any, used: set[str]) -> None:
         results = _dispatch(call)
         for output, result in zip(node.output, results, strict=False):
             if output:
+                if output in state.tensors or output in state.stored:
+                    raise ModelError(f"node {name} writes {output!r}, which exists already; the file is damaged")
                 state.tensors[output] = result
                 if isinstance(result, FinalSoftmax) and node.op_type == result.op_type:
                     state.softmax = node.output[0]

@@ -161,8 +161,9 @@ def _(call: Call) -> Tensor:
 def _axes(call: Call, value: Value) -> tuple[int, ...]:
     """The axes of a reduction, from the attribute or the second input."""
     listed = call.settings("axes", 1)
+    keep_all = bool(call.attribute("noop_with_empty_axes", 0))
     if not listed:
-        return () if call.attribute("noop_with_empty_axes", 0) else tuple(range(len(value.shape)))
+        return () if keep_all else tuple(range(len(value.shape)))
     if any(not -len(value.shape) <= a < len(value.shape) for a in listed):
         raise Unsupported(f"axes {listed} do not exist in shape {value.shape}")
     return tuple(sorted({a % len(value.shape) for a in listed}))

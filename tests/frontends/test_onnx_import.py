@@ -1,11 +1,9 @@
-"""Importing whole files: opsets, forms of weights and inputs, notes, prepended layers, errors, the import check."""
+"""Importing whole files: opsets, forms of weights and inputs, notes, errors."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,53 +11,20 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx_cases import (
+    FLOAT,
+    NEWEST,
+    X,
+    append,
+    mlp,
+    outputs,
+)
 
 from certify import ops
-from certify.errors import ImportMismatch, ModelError, UnsupportedOps, UsageError
-from certify.frontends import import_check, onnx_import
-from certify.frontends.lower import Builder
+from certify.errors import ModelError, UnsupportedOps
 from certify.frontends.onnx_file import since_version
 from certify.frontends.onnx_import import load_model
 from certify.frontends.onnx_lower import HANDLERS
-from certify.graph import Graph, Node
-from certify.model import Model
-
-NEWEST = onnx.defs.onnx_opset_version()
-FLOAT = TensorProto.FLOAT
-
-
-def mlp(opset: int = 13, shape: Any = (1, 4), dtype: Any = np.float32, seed: int = 0, ir_version: int = 8) -> Any:
-    """x -> Gemm -> Relu -> Gemm, 4-6-3."""
-    rng = np.random.default_rng(seed)
-    weights = {"w1": (4, 6), "b1": (6,), "w2": (6, 3), "b2": (3,)}
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    graph = helper.make_graph(
-        [
-            helper.make_node("Gemm", ["x", "w1", "b1"], ["h"], "first"),
-            helper.make_node("Relu", ["h"], ["r"], "relu"),
-            helper.make_node("Gemm", ["r", "w2", "b2"], ["y"], "second"),
-        ],
-        "mlp",
-        [helper.make_tensor_value_info("x", kind, shape)],
-        [helper.make_tensor_value_info("y", kind, [shape[0], 3])],
-        [numpy_helper.from_array(rng.standard_normal(s).astype(dtype), n) for n, s in weights.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
-
-
-def append(proto: Any, *nodes: Any) -> Any:
-    """The model with more nodes; the last one's output is the network's."""
-    proto.graph.node.extend(nodes)
-    proto.graph.output[0].name = nodes[-1].output[0]
-    del proto.graph.output[0].type.tensor_type.shape.dim[:]
-    return proto
-
-
-def outputs(model: Model, x: Any) -> Any:
-    return model.graph(np.asarray(x, dtype=np.float64).reshape(-1, *model.graph.input_shape))
-
-
-X = np.random.default_rng(9).uniform(-1, 1, (5, 4))
 
 
 class TestForms:
@@ -84,6 +49,13 @@ class TestForms:
         assert first.weight.dtype == (np.float64 if dtype == np.float64 else np.float32)
         np.testing.assert_array_equal(first.weight.T, numpy_helper.to_array(proto.graph.initializer[0]))
         assert (first.weight_error, first.bias_error) == (0.0, 0.0)
+
+    def test_casts_between_floats_are_the_identity(self) -> None:
+        """Half precision inside widens what the check accepts; the graph stays the real network."""
+        nodes = [helper.make_node("Cast", ["y"], ["low"], to=TensorProto.FLOAT16)]
+        nodes.append(helper.make_node("Cast", ["low"], ["z"], to=FLOAT))
+        model = load_model(append(mlp(), *nodes))
+        np.testing.assert_array_equal(outputs(model, X), outputs(load_model(mlp()), X))
 
     def test_weights_may_be_inputs_or_constants(self) -> None:
         expected = outputs(load_model(mlp()), X)
@@ -302,6 +274,13 @@ class TestErrors:
         with pytest.raises(ModelError, match=words):
             load_model(proto)
 
+    def test_a_name_written_twice_is_refused(self) -> None:
+        proto = append(
+            mlp(), helper.make_node("Sigmoid", ["y"], ["h"], "again"), helper.make_node("Relu", ["h"], ["z"])
+        )
+        with pytest.raises(ModelError, match=r"again.*exists already"):
+            load_model(proto, check=False)
+
     def test_a_fixed_batch_is_refused(self) -> None:
         with pytest.raises(ModelError, match="fixed batch of 8"):
             load_model(mlp(shape=(8, 4)))
@@ -312,183 +291,3 @@ class TestErrors:
         proto.graph.initializer.append(numpy_helper.from_array(np.ones((1, 4), np.float32), "w3"))
         with pytest.raises(ModelError):
             load_model(proto)
-
-
-def image_net(shape: tuple[Any, ...], flat: int) -> Any:
-    """x -> Flatten -> MatMul: the sum of all numbers weighted 1, 2, 3, ..."""
-    graph = helper.make_graph(
-        [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("MatMul", ["f", "w"], ["y"])],
-        "image",
-        [helper.make_tensor_value_info("x", FLOAT, shape)],
-        [helper.make_tensor_value_info("y", FLOAT, [1, 1])],
-        [numpy_helper.from_array(np.arange(1, flat + 1, dtype=np.float32)[:, None], "w")],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-
-
-class TestPrepend:
-    def test_mean_and_std_per_channel(self) -> None:
-        proto = image_net((1, 3, 2, 2), 12)
-        mean, std = (0.5, 0.25, 0.125), (0.3, 0.2, 0.1)
-        x = np.random.default_rng(0).random((4, 3, 2, 2))
-        stored = np.array(std, np.float32).astype(float).reshape(3, 1, 1)
-        normalised = (x - np.array(mean).reshape(3, 1, 1)) / stored
-        model = load_model(proto, mean=mean, std=std)
-        np.testing.assert_allclose(outputs(model, x), outputs(load_model(proto), normalised), rtol=1e-14)
-        assert model.onnx_bytes != load_model(proto).onnx_bytes
-        assert model.sha256 == load_model(proto).sha256
-
-    def test_nhwc(self) -> None:
-        proto = image_net(("n", 2, 4, 3), 24)
-        x = np.random.default_rng(0).random((5, 3, 2, 4))
-        model = load_model(proto, mean=[0.1, 0.2, 0.3], layout="nhwc")
-        assert (model.onnx_shape, model.graph.input_shape) == ((-1, 3, 2, 4), (3, 2, 4))
-        shifted = x - np.array([0.1, 0.2, 0.3], np.float32).astype(float).reshape(3, 1, 1)
-        np.testing.assert_allclose(
-            outputs(model, x), outputs(load_model(proto), shifted.transpose(0, 2, 3, 1)), rtol=1e-14
-        )
-
-    @pytest.mark.parametrize(
-        ("options", "words"),
-        [
-            ({"mean": [0.1, 0.2]}, "2 numbers.*3 channels"),
-            ({"std": [0.1, 0.0, 0.2]}, "positive"),
-            ({"std": 1e-60}, "positive"),
-            ({"mean": float("nan")}, "finite"),
-            ({"layout": "chwn"}, "layout"),
-            ({"mean": [0.1] * 2, "layout": "nchw"}, "nhwc"),
-        ],
-    )
-    def test_what_does_not_fit(self, options: Any, words: str) -> None:
-        with pytest.raises(UsageError, match=words):
-            load_model(image_net((1, 3, 4, 2), 24), **options)
-
-
-class TestExactness:
-    def test_the_graph_is_the_stored_network_in_real_arithmetic(self) -> None:
-        proto = mlp()
-        stored = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
-        x = [Fraction(1, 3), Fraction(-2, 7), Fraction(5, 11), Fraction(1)]
-
-        def layer(values: list[Fraction], weight: Any, bias: Any) -> list[Fraction]:
-            columns = [[Fraction(float(w)) for w in column] for column in weight.T]
-            return [
-                sum((w * v for w, v in zip(c, values, strict=True)), Fraction(float(b)))
-                for c, b in zip(columns, bias, strict=True)
-            ]
-
-        hidden = [max(v, Fraction(0)) for v in layer(x, stored["w1"], stored["b1"])]
-        expected = layer(hidden, stored["w2"], stored["b2"])
-        values = x
-        for node in load_model(proto).graph.nodes[1:]:
-            if isinstance(node.op, ops.Relu):
-                values = [max(v, Fraction(0)) for v in values]
-            else:
-                assert isinstance(node.op, ops.Linear)
-                values = layer(values, node.op.weight.T, node.op.bias)
-        assert values == expected
-
-    @pytest.mark.parametrize("seed", range(5))
-    def test_folded_batch_norm_states_its_error_honestly(self, seed: int) -> None:
-        """The true constants lie within the stated errors, cancellation in the bias included."""
-        rng = np.random.default_rng(seed)
-        gamma, beta, mean, weight = (rng.standard_normal(s).astype(np.float32) for s in (3, 3, 3, (3, 4)))
-        variance, bias = np.abs(rng.standard_normal(3)).astype(np.float32), mean + np.float32(1e-6)
-        build = Builder((4,))
-        node = build.batch_norm(build.linear(0, weight, bias), gamma, beta, mean, variance, 1e-5)
-        graph = build.graph(build.scale(node, 1.0, -beta))
-        assert len(graph.nodes) == 2
-        op = graph.nodes[1].op
-        assert isinstance(op, ops.Linear)
-        errors = np.broadcast_to(op.bias_error, 3)
-        assert 0 < op.weight_error < 1e-14
-        for i in range(3):
-            root = _root(Fraction(float(variance[i])) + Fraction(1e-5))
-            factor = Fraction(float(gamma[i])) / root
-            true_bias = factor * (Fraction(float(bias[i])) - Fraction(float(mean[i])))
-            assert abs(true_bias - Fraction(float(op.bias[i]))) <= Fraction(float(errors[i]))
-            for j in range(4):
-                true, ours = factor * Fraction(float(weight[i, j])), Fraction(float(op.weight[i, j]))
-                assert abs(true - ours) <= Fraction(op.weight_error) * abs(ours)
-
-    def test_exact_folds_state_no_error(self) -> None:
-        rng = np.random.default_rng(0)
-        weight = rng.standard_normal((3, 4)).astype(np.float32)
-        build = Builder((4,))
-        node = build.scale(build.linear(0, weight), np.float32(0.25), np.ones(3, np.float32))
-        op = build.graph(node).nodes[-1].op
-        assert isinstance(op, ops.Linear)
-        assert (op.weight_error, op.bias_error) == (0.0, 0.0)
-        np.testing.assert_array_equal(op.weight, weight / 4)
-
-    def test_a_scale_is_not_folded_into_what_others_read(self) -> None:
-        build = Builder((4,))
-        inner = build.linear(0, np.eye(4))
-        graph = build.graph(build.add(inner, build.scale(inner, 3.0)))
-        assert [type(n.op) for n in graph.nodes] == [ops.Input, ops.Linear, ops.Scale, ops.Add]
-
-
-def _root(value: Fraction) -> Fraction:
-    """The square root to 60 digits."""
-    scale = 10**60
-    from math import isqrt
-
-    return Fraction(isqrt(value.numerator * scale * scale // value.denominator), scale)
-
-
-class TestImportCheck:
-    """A wrong import is an error, however it is wrong."""
-
-    @pytest.mark.parametrize("size", [1e-3, 1e-4])
-    def test_one_slightly_wrong_weight_is_found(self, size: float, monkeypatch: pytest.MonkeyPatch) -> None:
-        original = Builder.graph
-
-        def damaged(self: Builder, output: int) -> Graph:
-            nodes = list(original(self, output).nodes)
-            op = nodes[1].op
-            assert isinstance(op, ops.Linear)
-            weight = op.weight.copy()
-            weight[np.unravel_index(np.abs(weight).argmax(), weight.shape)] *= 1 + size
-            nodes[1] = Node(nodes[1].name, replace(op, weight=weight), nodes[1].inputs, nodes[1].shape)
-            return Graph(tuple(nodes))
-
-        monkeypatch.setattr(Builder, "graph", damaged)
-        with pytest.raises(ImportMismatch, match="folding"):
-            load_model(mlp())
-
-    def test_the_first_wrong_node_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Builder, "relu", lambda self, x: self.clip_wrongly(x), raising=True)
-        monkeypatch.setattr(Builder, "clip_wrongly", lambda self, x: self.scale(x, 2.0), raising=False)
-        with pytest.raises(ImportMismatch, match=r"first node that differs is relu \(Relu\)"):
-            load_model(mlp())
-
-    def test_nan_from_the_runtime_is_an_error(self) -> None:
-        with pytest.raises(ImportMismatch, match="NaN"):
-            import_check.compare(np.zeros((1, 2)), np.full((1, 2), np.nan), 1.0, np.zeros((1, 2)))
-
-    def test_the_input_range_is_probed(self) -> None:
-        samples = import_check.probe_inputs((3,), (np.array([0.0, 1, 2]), 2.0), np.dtype(np.float32), 0)
-        assert samples.dtype == np.float32
-        assert any((s == 0).all() for s in samples)
-        assert any((s == [0, 1, 2]).all() for s in samples)
-        assert any((s == 2).all() for s in samples)
-
-    def test_deep_networks_pass_and_leave_little_room(self) -> None:
-        """Float error over 20 layers is accepted, and what is accepted stays far below the outputs' size."""
-        rng = np.random.default_rng(3)
-        nodes, tensors, name = [], [], "x"
-        for k in range(20):
-            tensors.append(numpy_helper.from_array((rng.standard_normal((64, 64)) / 6).astype(np.float32), f"w{k}"))
-            nodes += [
-                helper.make_node("MatMul", [name, f"w{k}"], [f"m{k}"]),
-                helper.make_node("Relu", [f"m{k}"], [f"r{k}"]),
-            ]
-            name = f"r{k}"
-        info = [helper.make_tensor_value_info(n, FLOAT, ["n", 64]) for n in ("x", name)]
-        graph = helper.make_graph(nodes, "deep", info[:1], info[1:], tensors)
-        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-        network = onnx_import.load_model(proto).graph
-        x = rng.random((8, 64))
-        values = network.evaluate(x)
-        gap = import_check.float_gaps(network, values, np.dtype(np.float32), 0)[-1]
-        assert import_check.SAFETY * gap < 1e-3 * np.abs(values[-1]).max()

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-
-from certify.frontends.onnx_import import load_model
-
-RNG = np.random.default_rng(20)
-FLOAT_TOLERANCE = 1e-5  # float32 against float64 on networks of one or two ops with values of order one
-
-
-def f(*shape: int) -> np.ndarray[Any, Any]:
-    """Random float32 weights."""
-    return RNG.standard_normal(shape).astype(np.float32)
-
-
-def i64(*values: int) -> np.ndarray[Any, Any]:
-    return np.array(values, dtype=np.int64)
+from onnx_cases import (
+    IMAGE,
+    VECTOR,
+    assert_same,
+    f,
+    half,
+    i64,
+)
 
 
 @dataclass
@@ -64,28 +56,6 @@ def network(case: Case) -> Any:
         tensors,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", case.opset)], ir_version=8)
-
-
-def assert_same(proto: Any, shape: tuple[int, ...], tolerance: float = FLOAT_TOLERANCE, **options: Any) -> Any:
-    """Import, then compare with onnxruntime (default optimisation) on points in [-2, 2] and at 0."""
-    model = load_model(proto, input_range=(-1.0, 1.0), **options)
-    options_ = onnxruntime.SessionOptions()
-    options_.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.onnx_bytes, options_, providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng(1)
-    for scale in (0.0, 1.0, 1.0, 2.0):
-        x = (scale * rng.uniform(-1, 1, shape)).astype(np.float32)
-        (theirs,) = session.run(None, {model.input_name: x})
-        ours = model.graph(x.astype(np.float64).reshape(1, *model.graph.input_shape))
-        assert model.graph.output_shape == (theirs.size,)
-        size = tolerance * max(1.0, float(np.abs(theirs).max()))
-        np.testing.assert_allclose(ours.reshape(-1), theirs.reshape(-1), rtol=tolerance, atol=size)
-    return model
-
-
-IMAGE = (1, 4, 7, 6)
-VECTOR = (1, 5)
-half = 0.5
 
 
 def case(op: str, shape: tuple[int, ...], *constants: Any, **more: Any) -> Case:
@@ -223,6 +193,7 @@ REDUCTIONS = [
     case("ReduceMean", IMAGE, axes=[1], opset=13),
     case("ReduceMean", IMAGE, i64(-1, -2), keepdims=0, opset=18),
     case("ReduceMean", IMAGE, opset=18),
+    case("ReduceMean", IMAGE, i64(2, 3), noop_with_empty_axes=0, opset=20),
     case("ReduceMax", IMAGE, axes=[2], opset=13),
     case("ReduceMax", IMAGE, i64(1), keepdims=0, opset=18),
     case("ReduceMin", IMAGE, axes=[2, 3], keepdims=0, opset=13),
@@ -307,135 +278,3 @@ def test_every_op_and_revision_in_the_table_is_the_registered_one() -> None:
 
     elsewhere = {"Shape", "Size", "Softmax", "LogSoftmax", "CastLike", "GatherND"}
     assert set(HANDLERS) - {c.op for c in TABLE} <= elsewhere
-
-
-Chain = list[tuple[str, list[str], dict[str, Any]]]
-
-
-def chain(steps: Chain, constants: dict[str, Any], shape: tuple[int, ...], opset: int = 17) -> Any:
-    """Nodes in order; the node at place k writes `t{k}`, the last one is the output."""
-    nodes = [
-        helper.make_node(op, inputs, [f"t{k}"], f"n{k}", **attributes)
-        for k, (op, inputs, attributes) in enumerate(steps)
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "chain",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *shape[1:]])],
-        [helper.make_tensor_value_info(f"t{len(steps) - 1}", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-
-
-CHAINS: dict[str, Callable[[], Any]] = {
-    "residual": lambda: chain(
-        [
-            ("Conv", ["x", "w"], {"pads": [1, 1, 1, 1]}),
-            ("Relu", ["t0"], {}),
-            ("Conv", ["t1", "w"], {"pads": [1, 1, 1, 1]}),
-            ("Add", ["t2", "x"], {}),
-            ("Sub", ["t1", "t3"], {}),
-            ("Max", ["t4", "t1", "x"], {}),
-            ("Min", ["t5", "t3"], {}),
-        ],
-        {"w": f(4, 4, 3, 3) * np.float32(0.2)},
-        IMAGE,
-    ),
-    "conv_bn_folds": lambda: chain(
-        [
-            ("Conv", ["x", "w"], {}),
-            ("BatchNormalization", ["t0", "g", "b", "m", "v"], {}),
-            ("ConvTranspose", ["t1", "u"], {"strides": [2, 2]}),
-            ("BatchNormalization", ["t2", "g", "b", "m", "v"], {}),
-            ("Mul", ["t3", "scale"], {}),
-        ],
-        {
-            "w": f(6, 4, 3, 3),
-            "u": f(6, 6, 2, 2),
-            "g": f(6),
-            "b": f(6),
-            "m": f(6),
-            "v": np.abs(f(6)) + half,
-            "scale": np.float32(3),
-        },
-        IMAGE,
-    ),
-    "shape_chain": lambda: chain(
-        [
-            ("Shape", ["x"], {}),
-            ("Gather", ["t0", "zero"], {"axis": 0}),
-            ("Unsqueeze", ["t1", "axis"], {}),
-            ("Concat", ["t2", "minus"], {"axis": 0}),
-            ("Reshape", ["x", "t3"], {}),
-            ("Shape", ["t4"], {"start": -1}),
-            ("Cast", ["t5"], {"to": TensorProto.FLOAT}),
-            ("Div", ["t4", "t6"], {}),
-        ],
-        {"zero": np.int64(0), "axis": i64(0), "minus": i64(-1)},
-        IMAGE,
-    ),
-    "where_expand": lambda: chain(  # as torch exports x.expand(-1, 3, -1)
-        [
-            ("Shape", ["x"], {}),
-            ("ConstantOfShape", ["rank"], {"value": numpy_helper.from_array(i64(1))}),
-            ("Mul", ["t1", "minus"], {}),
-            ("Equal", ["wanted", "t2"], {}),
-            ("Where", ["t3", "t1", "wanted"], {}),
-            ("Expand", ["x", "t4"], {}),
-            ("Size", ["t5"], {}),
-            ("Relu", ["t5"], {}),
-        ],
-        {"rank": i64(3), "minus": np.int64(-1), "wanted": i64(-1, 3, -1)},
-        (1, 1, 4),
-    ),
-    "constant_arithmetic": lambda: chain(  # BatchNorm spelled out
-        [
-            ("Add", ["v", "eps"], {}),
-            ("Sqrt", ["t0"], {}),
-            ("Reciprocal", ["t1"], {}),
-            ("Mul", ["t2", "g"], {}),
-            ("Sub", ["x", "m"], {}),
-            ("Mul", ["t4", "t3"], {}),
-        ],
-        {"v": np.abs(f(4, 1, 1)), "eps": np.float32(1e-3), "g": f(4, 1, 1), "m": f(4, 1, 1)},
-        IMAGE,
-    ),
-    "nhwc": lambda: chain(  # as tf2onnx writes convolutions
-        [
-            ("Transpose", ["x"], {"perm": [0, 3, 1, 2]}),
-            ("Conv", ["t0", "w"], {}),
-            ("Transpose", ["t1"], {"perm": [0, 2, 3, 1]}),
-            ("Add", ["t2", "b"], {}),
-            ("Relu", ["t3"], {}),
-            ("Reshape", ["t4", "flat"], {}),
-            ("MatMul", ["t5", "m"], {}),
-        ],
-        {"w": f(3, 2, 3, 3), "b": f(3), "flat": i64(-1, 60), "m": f(60, 4)},
-        (1, 6, 7, 2),
-    ),
-    "gemm_residual": lambda: chain(
-        [("Gemm", ["x", "w", "x"], {"beta": 0.7}), ("Concat", ["t0", "c", "x"], {"axis": 1})],
-        {"w": f(5, 5), "c": f(1, 2)},
-        VECTOR,
-    ),
-    "unfused": lambda: chain(
-        [
-            ("MatMul", ["x", "w"], {}),
-            ("Add", ["t0", "b"], {}),
-            ("LeakyRelu", ["t1"], {"alpha": 0.125}),
-            ("Mul", ["t2", "s"], {}),
-            ("CastLike", ["t3", "s"], {}),
-            ("GatherND", ["t4", "i"], {}),
-        ],
-        {"w": f(5, 3), "b": f(3), "s": f(3), "i": np.array([[[0, 2], [0, 0]]])},
-        VECTOR,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CHAINS)
-def test_chain_means_what_onnxruntime_computes(name: str) -> None:
-    proto = CHAINS[name]()
-    shape = tuple(d.dim_value or 1 for d in proto.graph.input[0].type.tensor_type.shape.dim)
-    assert_same(proto, shape)

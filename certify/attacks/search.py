@@ -19,6 +19,7 @@ from certify.arrays import is_torch
 from certify.attacks.objective import PAD, UNTARGETED, Objective
 from certify.attacks.replay import Replay, Replayer
 from certify.attacks.sets import TorchSets
+from certify.attacks.surrogate import leaky
 from certify.graph import Graph
 from certify.ops import Weighted
 from certify.property import Case
@@ -44,6 +45,15 @@ class Tracks:
 
     def __getitem__(self, rows: Tensor | slice) -> Tracks:
         return Tracks(self.owner[rows], self.target[rows], self.x[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Guide:
+    """How a round descends: the network, perhaps with leaking gradients, the kind of loss, the first step's size."""
+
+    graph: Graph
+    loss: str
+    step_size: float
 
 
 class Search:
@@ -81,15 +91,15 @@ class Search:
         targets = self._targets()
         if self.options.probe:
             self._probe(targets)
-        done = 0
+        done, number = 0, 0
         while done < self.options.restarts and not self._over():
             active = torch.nonzero(~self.decided)[:, 0]
             per_case = active.numel() * targets.shape[1]
             # The first round is small: most cases that fall at all fall at once.
-            together = 1 if done == 0 else max(1, min(self.options.restarts - done, ROUND_TRACKS // per_case))
-            kind = self._loss_kind(done)
-            self._round(active, targets, range(done, done + together), kind)
-            done += together
+            together = 1 if number == 0 else max(1, min(self.options.restarts - done, ROUND_TRACKS // per_case))
+            guide = self._guide(number)
+            self._round(active, targets, range(done, done + together), guide)
+            done, number = done + together, number + 1
 
     def outcomes(self) -> Iterator[tuple[Witness | None, float, int]]:
         """(witness, smallest margin replayed, steps) of each case; the best candidate of every case is replayed."""
@@ -99,10 +109,13 @@ class Search:
     def _over(self) -> bool:
         return time.monotonic() >= self.deadline or bool(self.decided.all())
 
-    def _loss_kind(self, restart: int) -> str:
-        if self.objective.several and restart % 2 == 1:
-            return "hinge"
-        return self.options.loss
+    def _guide(self, number: int) -> Guide:
+        """What gives the gradients of a round: conjunctions take turns between margin and hinge at every leak."""
+        leaks, sizes = self.options.leaks, self.options.step_sizes
+        turn, place = divmod(number, len(leaks))
+        hinge = self.objective.several and (number + turn) % 2 == 1
+        loss = "hinge" if hinge else self.options.loss
+        return Guide(leaky(self.graph, leaks[place]), loss, sizes[turn % len(sizes)])
 
     def _targets(self) -> Tensor:
         """(B, T): the polytopes that each case's tracks aim at; the centre is the first candidate."""
@@ -117,11 +130,12 @@ class Search:
     def _probe(self, targets: Tensor) -> None:
         """Candidates without a descent: gradient corners of every target; many points where few coordinates vary."""
         owner = torch.arange(len(self.cases), device=self.best_x.device)
+        guide = self._guide(0)
         self._confirm(self._near())
         for target in targets.T:
             for rows in _pieces(owner[~self.decided], self.chunk):
                 tracks = Tracks(rows, target[rows], self.sets[rows].center)
-                gradient = self._gradient(tracks, self.options.loss)
+                gradient = self._gradient(tracks, guide)
                 self._look(rows, self.sets[rows].advance(tracks.x, gradient, 0.5, self.generator))
         self._confirm(self._near())
         self._sample()
@@ -146,7 +160,7 @@ class Search:
             self.starts[case] = x[margins.amin(dim=1).topk(keep, largest=False).indices]
         self._confirm(self._near())
 
-    def _round(self, active: Tensor, targets: Tensor, restarts: range, kind: str) -> None:
+    def _round(self, active: Tensor, targets: Tensor, restarts: range, guide: Guide) -> None:
         """One descent for every active case, target and restart."""
         owner = active.repeat_interleave(targets.shape[1]).repeat(len(restarts))
         target = targets[active].flatten().repeat(len(restarts))
@@ -160,7 +174,7 @@ class Search:
             fresh = ~self.decided[owner[rows]]
             rows = rows[fresh]
             if rows.numel():
-                self._descend(Tracks(owner[rows], target[rows], self._start(owner[rows], which[rows])), kind)
+                self._descend(Tracks(owner[rows], target[rows], self._start(owner[rows], which[rows])), guide)
 
     def _start(self, owner: Tensor, restart: Tensor) -> Tensor:
         """Restart 0 begins at the centre, the next at the best samples where there are some, others at random."""
@@ -176,11 +190,11 @@ class Search:
         first = (restart == 0)[:, None]
         return torch.where(first, sets.center, x)
 
-    def _descend(self, tracks: Tracks, kind: str) -> None:
+    def _descend(self, tracks: Tracks, guide: Guide) -> None:
         """`steps` projected steps with shrinking size; every point on the way is a candidate."""
         options = self.options
         sets = self.sets[tracks.owner]
-        tracks = self._diversify(tracks, sets)
+        tracks = self._diversify(tracks, sets, guide)
         speed = torch.zeros_like(tracks.x)
         ratio = options.decay ** (1 / max(options.steps - 1, 1))
         for step in range(options.steps):
@@ -191,19 +205,19 @@ class Search:
                     tracks, speed, sets = tracks[fresh], speed[fresh], sets[fresh]
             if not len(tracks.owner) or time.monotonic() >= self.deadline:
                 break
-            gradient = self._gradient(tracks, kind)
+            gradient = self._gradient(tracks, guide)
             if options.momentum:
                 mean = gradient.abs().mean(dim=1, keepdim=True)
                 speed = options.momentum * speed + gradient / mean.clamp_min(1e-30)
                 gradient = speed
-            size = options.step_size * ratio**step
+            size = guide.step_size * ratio**step
             x = sets.advance(tracks.x, gradient, size, self.generator)
             tracks = Tracks(tracks.owner, tracks.target, x)
         if len(tracks.owner):
             self._look(tracks.owner, tracks.x)
         self._confirm(self._near())
 
-    def _diversify(self, tracks: Tracks, sets: TorchSets) -> Tracks:
+    def _diversify(self, tracks: Tracks, sets: TorchSets, guide: Guide) -> Tracks:
         """Output-diversified starts (Tashiro et al. 2020): ascend w . f(x) for one random w in [-1, 1]^m per track."""
         if not self.options.odi_steps:
             return tracks
@@ -213,17 +227,17 @@ class Search:
         x = tracks.x
         for _ in range(self.options.odi_steps):
             x = x.detach().requires_grad_(True)
-            y = self._outputs(x)
+            y = self._outputs(x, guide.graph)
             (gradient,) = torch.autograd.grad(-(weight * y).sum(), x)
             self._count(tracks.owner)
             x = sets.advance(x.detach(), torch.nan_to_num(gradient), 0.5, self.generator)
         return Tracks(tracks.owner, tracks.target, x.detach())
 
-    def _gradient(self, tracks: Tracks, kind: str) -> Tensor:
+    def _gradient(self, tracks: Tracks, guide: Guide) -> Tensor:
         """(K, n) gradients of the loss; the points are taken down as candidates on the way. NaN gives no direction."""
         x = tracks.x.detach().requires_grad_(True)
-        y = self._outputs(x)
-        loss = self.objective.loss(y, tracks.owner, tracks.target, kind)
+        y = self._outputs(x, guide.graph)
+        loss = self.objective.loss(y, tracks.owner, tracks.target, guide.loss)
         self._offer(tracks.owner, tracks.x, y.detach())
         self._count(tracks.owner)
         if not loss.requires_grad:  # a network that does not depend on its input
@@ -231,8 +245,8 @@ class Search:
         (gradient,) = torch.autograd.grad(loss.sum(), x)
         return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
-    def _outputs(self, x: Tensor) -> Tensor:
-        y = self.graph(x.reshape(len(x), *self.graph.input_shape))
+    def _outputs(self, x: Tensor, graph: Graph) -> Tensor:
+        y = graph(x.reshape(len(x), *self.graph.input_shape))
         return y.reshape(len(x), -1)  # type: ignore[no-any-return]
 
     def _count(self, owner: Tensor) -> None:
@@ -241,7 +255,7 @@ class Search:
     def _look(self, owner: Tensor, x: Tensor) -> Tensor:
         """Take down x as candidates; their margins per polytope (K, P)."""
         with torch.no_grad():
-            return self._offer(owner, x, self._outputs(x))
+            return self._offer(owner, x, self._outputs(x, self.graph))
 
     def _offer(self, owner: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Keep the best candidate of each case."""

@@ -106,7 +106,7 @@ def row_form(index: int, rows: Array) -> Form:
     return Form({index: rows}, zero, zero)
 
 
-def unit_form(known: Knowledge, index: int, neurons: Array, sign: int) -> Form:
+def unit_form(known: Knowledge, index: int, neurons: Array, sign: int, *, rounding: bool = True) -> Form:
     """sign * x_index[neurons], already carried through the node's op: neurons (B, K) integers.
 
     A unit row times a matrix is a row of it: gathered, not multiplied, and free of rounding.
@@ -117,7 +117,8 @@ def unit_form(known: Knowledge, index: int, neurons: Array, sign: int) -> Form:
     if not is_affine(node.op):
         return row_form(index, sign * one_hot(neurons, lower))
     error = xp.zeros_like(take_along(lower, neurons))
-    if weight_slack(node.op) or not isinstance(bias_slack(node.op), float) or bias_slack(node.op):
+    inexact = weight_slack(node.op) or not isinstance(bias_slack(node.op), float) or bias_slack(node.op)
+    if rounding and inexact:
         weight = known.weights[index]
         assert weight is not None
         error = take_along(weight, neurons)
@@ -133,7 +134,7 @@ def unit_form(known: Knowledge, index: int, neurons: Array, sign: int) -> Form:
     parts = transpose(node.op, rows.reshape((count * specs, *node.shape)), shapes)
     coeff: dict[int, Array] = {}
     # Parts of unit rows are 0, 1 or a single weight: their sums are exact.
-    _collect(known, coeff, node.inputs, parts, (count, specs))
+    _collect(known, coeff, node.inputs, parts, (count, specs), rounding=False)
     return Form(coeff, constant, error)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from certify.arrays import UNIT_ROUNDOFF
 from certify.errors import ImportMismatch, ModelError
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def placement(module: torch.nn.Module, example: torch.Tensor) -> torch.Tensor:
     devices = {t.device for t in tensors}
     if len(devices) > 1:
         raise ModelError(f"the module lies on several devices {sorted(map(str, devices))}; move it to one")
+    if str(like.dtype).removeprefix("torch.") not in UNIT_ROUNDOFF:
+        raise ModelError(f"the module computes in {like.dtype}; convert it with .float() or .double()")
     batch = example.detach()[:1].to(device=like.device, dtype=like.dtype)
     return torch.cat([batch, batch]).contiguous()
 
@@ -159,7 +162,8 @@ def _clean(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
     """Drop traces of the machine (source paths in node metadata) and write ours."""
     graph = proto.graph
     parts = (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer)
-    for part in (proto, graph, *parts):
+    inner = (n for function in proto.functions for n in (function, *function.node, *function.value_info))
+    for part in (proto, graph, *parts, *inner):
         del part.metadata_props[:]
         part.doc_string = ""
     graph.name = "network"
@@ -175,7 +179,10 @@ def _compare(module: torch.nn.Module, batch: torch.Tensor, data: bytes) -> None:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base
+        raise ModelError(f"onnxruntime cannot run the exported model: {error}; try module.float()") from error
     generator = torch.Generator().manual_seed(0)
     for count in (1, 3):
         x = torch.rand((count, *batch.shape[1:]), generator=generator).to(batch)

@@ -45,6 +45,8 @@ HINTS = {
     "softplus": "use ReLU, LeakyReLU, Sigmoid or Tanh",
 }
 CHECK_BATCH = 3
+# Attributes of a module that its fingerprint reads in another way, or that a change of mode alone changes.
+UNMARKED = ("_parameters", "_buffers", "_modules", "training")
 
 
 @dataclass(frozen=True)
@@ -217,12 +219,15 @@ def _refuse_unsupported(steps: Sequence[Step], source: str) -> None:
     for step in steps:
         if step.op in IGNORED:
             continue
-        if moving & _slots((step.args, *step.kwargs.values())):
+        depends = bool(moving & _slots((step.args, *step.kwargs.values())))
+        if depends:
             moving.add(step.name)
-            if step.op not in RULES and step.op != GET_ITEM:
-                hint = next((h for part, h in HINTS.items() if part in step.op), "rewrite it with supported ops")
-                lines.append(f"  {step.name}: aten.{step.op}; {hint}")
-        elif step.op != GET_ITEM and torch.Tag.nondeterministic_seeded in step.target.tags:
+        if step.op == GET_ITEM or (depends and step.op in RULES):
+            continue
+        if depends or not isinstance(step.target, torch._ops.OpOverload):
+            hint = next((h for part, h in HINTS.items() if part in step.op), "rewrite it with supported ops")
+            lines.append(f"  {step.name}: aten.{step.op}; {hint}")
+        elif torch.Tag.nondeterministic_seeded in step.target.tags:
             lines.append(f"  {step.name}: aten.{step.op}; a random network has no bounds")
     if lines:
         raise UnsupportedOps("the module holds ops that certify does not support:\n" + "\n".join(lines))
@@ -259,23 +264,30 @@ def _holds_ref(value: Any) -> bool:
 
 
 def _fingerprint(module: torch.nn.Module, batch: torch.Tensor) -> tuple[Any, ...]:
-    """What the structure was traced from: shape, dtype, device, submodules and their plain attributes.
+    """What the structure was traced from: shape, dtype, device, submodules, their attributes and hooks.
 
-    Parameters and buffers may change their numbers, attributes and unregistered tensors may not.
+    Parameters and buffers may change their numbers; nothing else of a module may.
     """
-    import torch
-
     parts: list[Any] = [tuple(batch.shape), batch.dtype, batch.device]
     for name, part in module.named_modules(remove_duplicate=False):
-        plain: list[tuple[Any, ...]] = []
-        for key, value in vars(part).items():
-            if isinstance(value, torch.Tensor):
-                plain.append((key, id(value), value._version))
-            elif key != "training" and isinstance(value, int | float | str | tuple | list | type(None)):
-                plain.append((key, repr(value)))
-        shapes = tuple((k, None if p is None else tuple(p.shape)) for k, p in part._parameters.items())
-        parts.append((name, type(part), tuple(plain), shapes))
+        tensors = {**part._parameters, **part._buffers}
+        shapes = tuple((key, None if t is None else tuple(t.shape)) for key, t in tensors.items())
+        plain = tuple((key, _mark(value)) for key, value in vars(part).items() if key not in UNMARKED)
+        parts.append((name, type(part), shapes, plain))
     return tuple(parts)
+
+
+def _mark(value: Any) -> Any:
+    """Equal marks: the same numbers and texts in the same containers, the same other objects, unchanged tensors."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return id(value), value._version
+    if isinstance(value, int | float | str | type(None)):
+        return value
+    if isinstance(value, dict):
+        return tuple((repr(key), _mark(entry)) for key, entry in value.items())
+    return tuple(map(_mark, value)) if isinstance(value, list | tuple) else id(value)
 
 
 def _compare(module: torch.nn.Module, graph: Graph, batch: torch.Tensor) -> None:

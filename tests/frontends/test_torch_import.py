@@ -211,6 +211,47 @@ def test_a_second_call_sees_new_parameters_and_a_new_structure() -> None:
         torch.testing.assert_close(graph_from_torch(module, x)(x.double()), module(x.double()))
 
 
+def test_hooks_and_other_attributes_are_part_of_the_structure() -> None:
+    x = torch.randn(4, 6)
+    module = Call(lambda x: 2 * x)
+    graph_from_torch(module, x)
+    module.function = lambda x: 3 * x
+    torch.testing.assert_close(graph_from_torch(module, x)(x), 3 * x)
+    module.register_forward_hook(lambda module, inputs, output: output + 1)
+    torch.testing.assert_close(graph_from_torch(module, x)(x), 3 * x + 1)
+
+
+def test_unregistered_tensors_may_change() -> None:
+    module = Call(torch.relu)
+    module.shift = torch.ones(6)
+    module.function = lambda x: x + module.shift
+    x = torch.randn(4, 6)
+    graph_from_torch(module, x)
+    module.shift.mul_(5)
+    torch.testing.assert_close(graph_from_torch(module, x)(x), x + 5)
+    module.shift = torch.full((6,), 7.0)
+    torch.testing.assert_close(graph_from_torch(module, x)(x), x + 7)
+
+
+def test_a_dtype_without_known_rounding_is_refused() -> None:
+    with pytest.raises(ModelError, match="bfloat16"):
+        graph_from_torch(nn.Linear(6, 2).bfloat16(), torch.zeros(1, 6))
+
+
+def test_a_gradient_switch_inside_the_forward_gives_a_graph_or_a_clear_error() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            y = x * 2
+        return y + x
+
+    x = torch.randn(3, 6)
+    try:
+        graph = graph_from_torch(Call(function), x)
+    except ModelError:
+        return
+    torch.testing.assert_close(graph(x), 3 * x)
+
+
 def test_lowering_again_takes_milliseconds() -> None:
     module = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)

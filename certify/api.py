@@ -161,6 +161,10 @@ def make_job(
             f"{data.name}: values from {smallest:g} to {largest:g} lie outside the input range {low:g} to {high:g}; "
             "rescale the data, or say what the range is with --input-range LOW,HIGH"
         )
+    if settings.device != "auto":
+        from certify.pipeline import pick_device
+
+        pick_device(settings.device)
     return Job(model, data, radii, norm, (low, high), settings)
 
 

@@ -107,7 +107,11 @@ class Store:
             with _disk(root):
                 (root / WITNESSES).mkdir()
                 store = Store(root, _connect(root), _lock_folder(root))
+            try:
                 store._initialise(fingerprint, samples)
+            except BaseException:
+                store.close()
+                raise
         except BaseException:
             _remove_new(root, created)
             raise
@@ -381,6 +385,6 @@ def _disk(place: Path | None) -> Iterator[None]:
     except (OSError, sqlite3.Error) as error:
         detail = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise StoreError(
-            f"{place or 'the results'} cannot be written or read: {detail}; results committed before are kept. "
+            f"{place or 'the results'} cannot be written or read: {detail}. What was committed before is kept; "
             "free some space, or give a place that can be written"
         ) from error

@@ -16,6 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from certify.attacks.replay import Replayer
+from certify.errors import UsageError
 from certify.model import Model
 from certify.property import Box, Property
 from certify.verdict import Outcome, Verdict
@@ -46,6 +47,12 @@ hooks.calls = []
 
 def batch_size(model: Model, settings: Settings) -> int:
     return hooks.batch
+
+
+def pick_device(name: str) -> str:
+    if name != "cpu":
+        raise UsageError(f"device {name!r}: not here")
+    return name
 
 
 def plan(model: Model, settings: Settings) -> str:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from certify.runner import Job, Progress, Watch
 
 METHODS = ("auto", "attack", "ibp", "crown", "alpha-crown")
-DEVICES = ("auto", "cpu", "cuda")
 ALARM = 3
 UNDECIDED = 4
 INTERRUPTED = 130
@@ -83,7 +82,9 @@ class Display:
     "--budget", type=float, metavar="S", help="Seconds in total; --resume goes on later.  [default: no limit]"
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the attacks.")
-@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1; auto takes CUDA if there."
+)
 @click.option("--out", metavar="DIR", help="New folder for results.  [default: runs/<model>-<eps>-<time>]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out: nothing is lost, nothing is done twice.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
@@ -159,7 +160,7 @@ def _selection(options: dict[str, Any]) -> Selection:
 
 
 def _show(report: Report, options: dict[str, Any], display: Display) -> None:
-    from certify.report.terminal import sentence, show
+    from certify.report.terminal import errors, sentence, show
 
     if display.as_json:
         from certify.report.files import document
@@ -168,6 +169,8 @@ def _show(report: Report, options: dict[str, Any], display: Display) -> None:
     elif display.quiet:
         for bracket in report.brackets.values():
             click.echo(sentence(bracket, several=len(report.radii) > 1))
+        for problem in errors(report):
+            click.echo(problem, err=True)
     else:
         from rich.console import Console
 
@@ -201,7 +204,7 @@ def _progress(display: Display) -> Iterator[Watch | None]:
 
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TextColumn("{task.fields[bracket]}"),
     )

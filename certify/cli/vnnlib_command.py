@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 UNDECIDED = 4
 # The watchdog needs time to write and the system to end the process; of a short limit it may take a tenth.
-RESERVE_SECONDS = 0.3
+RESERVE_SECONDS = 0.5
 RESERVE_SHARE = 0.1
 # The stages are told to stop this much before the watchdog, so that they end by themselves.
-STAGE_SECONDS = 0.5
+STAGE_SECONDS = 1.0
 # A process older than this did something else before (a notebook, a server), or its system does not tell the truth.
 LONGEST_STARTUP = 60.0
 

@@ -1,1 +1,1 @@
-""""""
+"""Counts, tables, files and diagnoses of runs: what a user sees."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from certify.report.accounting import CONFIDENCE, Bracket, stage_seconds
 from certify.report.result import ARITHMETIC, CHECKING, Report
+from certify.verdict import Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,11 +28,10 @@ def show(report: Report, console: Console) -> None:
         console.print(f"  note: {note}", style="dim", markup=False)
     for table in _tables(report):
         console.print(table)
-    for eps, bracket in report.brackets.items():
+    for bracket in report.brackets.values():
         console.print(f"  {sentence(bracket, several=len(report.radii) > 1)}", markup=False, highlight=False)
-        if bracket.errors:
-            first = next(r for r in report.results if r.eps == eps and r.outcome.verdict == "error")
-            console.print(f"  {_errors(bracket, first.id, first.outcome.reason)}", style="yellow", markup=False)
+    for problem in errors(report):
+        console.print(f"  {problem}", style="yellow", markup=False, highlight=False)
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stage_seconds(report.results).items())
     console.print(f"  time: {report.seconds:.1f} s" + (f" ({times})" if times else ""), style="dim", markup=False)
     console.print(
@@ -67,14 +67,25 @@ def sentence(bracket: Bracket, *, several: bool) -> str:
     return f"eps {bracket.eps}: {text}" if several else text
 
 
+def errors(report: Report) -> list[str]:
+    """One line for each eps at which samples could not run, with the first reason."""
+    lines = []
+    for eps, bracket in report.brackets.items():
+        if bracket.errors:
+            first = next(r for r in report.results if r.eps == eps and r.outcome.verdict is Verdict.ERROR)
+            lines.append(
+                f"eps {eps}: {bracket.errors} sample(s) could not run; the first is {first.id}: {first.outcome.reason}"
+            )
+    return lines
+
+
 def running(bracket: Bracket) -> str:
-    """The bracket over the samples done so far, for a progress bar."""
+    """The bracket over the samples done so far, for a progress bar: clean >= attacked >= robust >= certified."""
     done = bracket.n - bracket.pending
     if not done:
         return ""
-    attacked = bracket.attacked - bracket.pending
-    clean = bracket.clean - bracket.pending
-    return f"clean {clean / done:.1%} · attacked ≤ {attacked / done:.1%} · certified ≥ {bracket.certified / done:.1%}"
+    rates = [(count - bracket.pending) / done for count in (bracket.clean, bracket.attacked)]
+    return f"{rates[0]:.1%} ≥ {rates[1]:.1%} ≥ robust ≥ {bracket.certified / done:.1%}"
 
 
 def _tables(report: Report) -> Iterator[Table]:
@@ -110,10 +121,6 @@ def _table(title: str, *columns: str) -> Table:
 
 def _count(bracket: Bracket, name: str) -> int:
     return {"errors": bracket.errors, "pending": bracket.pending}[name]
-
-
-def _errors(bracket: Bracket, sample: int, reason: str) -> str:
-    return f"{bracket.errors} sample(s) could not run, first {sample}: {reason}"
 
 
 def _percent(bracket: Bracket, count: int) -> str:

@@ -172,6 +172,7 @@ def test_every_bad_input_has_a_clear_message_and_leaves_nothing(linear: Path, ex
         (("run", net, "--data", data, "--eps", "0.1", "--ids", "3,99"), 2, "99"),
         (("run", net, "--data", data, "--eps", "0.1", "--samples", "0"), 5, "no sample"),
         (("run", net, "--data", data, "--eps", "0.1", "--resume"), 2, "holds no run"),
+        (("run", net, "--data", data, "--eps", "0.1", "--device", "tpu"), 2, "tpu"),
         (("run", net, "--data", data, "--epsilon", "0.1"), 2, "--eps"),
         (("rum", net), 2, "run"),
     ]
@@ -312,3 +313,13 @@ def test_the_shipped_model_needs_no_further_option(tmp_path: Path) -> None:
     assert document["samples"] == 6
     assert document["brackets"][0]["bounds"]["certified"] >= 1
     assert [str(r) for r in parse_eps(document["eps"])] == ["1/255"]
+
+
+def test_samples_that_could_not_run_are_named_even_when_quiet(linear: Path, exact: ModuleType) -> None:
+    def fail(*arguments: object) -> list[Outcome]:
+        raise RuntimeError("no luck")
+
+    exact.hooks.spoil = fail
+    result = run(linear, "--eps", "0.1", "--quiet", "--out", linear / "out")
+    assert result.exit_code == 0, "the misclassified samples are decided"
+    assert "22 sample(s) could not run; the first is 0: RuntimeError: no luck" in result.stderr

@@ -74,9 +74,9 @@ def scatter_add(x: Array, index: np.ndarray[Any, np.dtype[np.int64]], size: int)
         out = torch.zeros(*x.shape[:-1], size, dtype=x.dtype, device=x.device)
         return out.index_add(-1, torch.as_tensor(kept, device=x.device), x)
     flat = x.reshape(-1, x.shape[-1])[:, keep]
-    out = np.zeros((size, flat.shape[0]), dtype=x.dtype)
-    np.add.at(out, kept, flat.T)
-    return np.ascontiguousarray(out.T).reshape(*x.shape[:-1], size)
+    sums = np.zeros((size, flat.shape[0]), dtype=x.dtype)
+    np.add.at(sums, kept, flat.T)
+    return np.ascontiguousarray(sums.T).reshape(*x.shape[:-1], size)
 
 
 def take_along(x: Array, index: Array) -> Array:
@@ -113,6 +113,31 @@ def like_index(index: np.ndarray[Any, np.dtype[np.int64]], x: Array) -> Array:
 
         return torch.as_tensor(index, device=x.device)
     return index
+
+
+def spread_rows(image: Array, cells: Array, position: Array) -> Array:
+    """out[b, k, c, w] = image[b, c, cells[position[b, k], w]]: image (B or 1, C, n), cells (P, W), position (B, K)."""
+    if image.shape[0] == 1:
+        return namespace(image).permute_dims(image[0][:, cells[position]], (1, 2, 0, 3))
+    windows = namespace(image).permute_dims(image[:, :, cells], (0, 2, 1, 3))
+    batch = namespace(image).arange(image.shape[0], device=image.device)[:, None]
+    return windows[batch, position]
+
+
+def scatter_cells(values: Array, target: Array, size: int) -> Array:
+    """out[b, k, c, target[b, k, w]] = values[b, k, c, w], zero elsewhere: -> (B, K, C, size); target `size` is
+    dropped.
+    """
+    lead = tuple(values.shape[:3])
+    index = target[:, :, None, :]
+    if is_torch(values):
+        import torch
+
+        out = torch.zeros(*lead, size + 1, dtype=values.dtype, device=values.device)
+        return out.scatter(3, index.expand(values.shape), values)[..., :size]
+    blank = np.zeros((*lead, size + 1), dtype=values.dtype)
+    np.put_along_axis(blank, np.broadcast_to(index, values.shape), values, axis=3)
+    return blank[..., :size]
 
 
 def one_hot(index: Array, sample: Array) -> Array:
@@ -198,7 +223,7 @@ def convolve_transposed(
     count = x.shape[0]
     channels = weight.shape[1] * groups
     room = tuple(max(f, n + b) for f, n, b in zip(full, out_spatial, begin, strict=True))
-    out = np.zeros((count, channels, *room), dtype=x.dtype)
+    spread = np.zeros((count, channels, *room), dtype=x.dtype)
     grouped = x.reshape(count, groups, x.shape[1] // groups, -1)
     filters = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], *kernel)
     for tap in np.ndindex(*kernel):
@@ -207,6 +232,6 @@ def convolve_transposed(
             slice(t * d, t * d + (n - 1) * s + 1, s)
             for t, d, n, s in zip(tap, dilation, x.shape[2:], stride, strict=True)
         )
-        out[(slice(None), slice(None), *where)] += part.reshape(count, channels, *x.shape[2:])
+        spread[(slice(None), slice(None), *where)] += part.reshape(count, channels, *x.shape[2:])
     crop = tuple(slice(b, b + n) for b, n in zip(begin, out_spatial, strict=True))
-    return out[(slice(None), slice(None), *crop)]
+    return spread[(slice(None), slice(None), *crop)]

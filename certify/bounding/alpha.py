@@ -6,7 +6,8 @@ What counts is the pass that `certify.bounding.margins` makes afterwards with th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,8 +29,8 @@ class AlphaOptions:
     """
 
     iterations: int = 20
-    step: float = 0.25
-    decay: float = 0.95
+    step: float = 0.5
+    decay: float = 0.98
     layers: bool = True
 
 
@@ -75,8 +76,7 @@ def optimise(
     if not leaves:
         value = backward(known, row_form(graph.output, rows), rounding=False)
         return Proposal({}, {}, value)
-    optimiser = torch.optim.Adam(leaves, lr=options.step, betas=(0.9, 0.999))
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, options.decay)
+    adam = _Adam(leaves)
     best = _Best(outer, inner)
     for iteration in range(options.iterations + 1):
         now, layers = _forward(known, targets, inner)
@@ -84,11 +84,10 @@ def optimise(
         best.update(value.detach(), layers)
         if iteration == options.iterations or stop(best.value):
             break
-        optimiser.zero_grad(set_to_none=True)
-        (-value.sum()).backward()
-        optimiser.step()
-        schedule.step()
+        # Only the slopes' gradients: the network's parameters may be live and keep their own.
+        gradients = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
         with torch.no_grad():
+            adam.ascend(gradients, options.step * options.decay**iteration)
             _project(known.graph, [*inner.values(), outer])
     sides = {s: Sides(targets[s], _choice(best.inner[s])) for s in targets}
     return Proposal(_choice(best.outer), sides, best.value)
@@ -120,7 +119,8 @@ def _forward(
     now = replace(known, boxes=boxes)
     found: dict[int, Array] = {}
     for start, neurons in targets.items():
-        form = join(unit_form(now, start, neurons, 1), unit_form(now, start, neurons, -1))
+        sides = (unit_form(now, start, neurons, sign, rounding=False) for sign in (1, -1))
+        form = join(*sides)
         value = backward(now, form, slopes=_choice(inner[start]), rounding=False)
         found[start] = value.detach()
         count = neurons.shape[1]
@@ -145,6 +145,30 @@ def _project(graph: Graph, groups: list[Variables]) -> None:
             ceiling = 1.0 if isinstance(graph.nodes[node].op, Relu) else 0.25
             for slope in pair:
                 slope.clamp_(0.0, ceiling)
+
+
+class _Adam:
+    """Adam (Kingma & Ba 2015), ascending. torch.optim's costs 2 s of imports on first use, more than most
+    properties take.
+    """
+
+    def __init__(self, leaves: Sequence[torch.Tensor]) -> None:
+        self.leaves = leaves
+        self.first = [torch.zeros_like(leaf) for leaf in leaves]
+        self.second = [torch.zeros_like(leaf) for leaf in leaves]
+        self.steps = 0
+
+    def ascend(
+        self, gradients: Sequence[torch.Tensor | None], step: float, betas: tuple[float, float] = (0.9, 0.999)
+    ) -> None:
+        self.steps += 1
+        scale = math.sqrt(1 - betas[1] ** self.steps) / (1 - betas[0] ** self.steps)
+        for leaf, gradient, first, second in zip(self.leaves, gradients, self.first, self.second, strict=True):
+            if gradient is None:
+                continue
+            first.lerp_(gradient, 1 - betas[0])
+            second.mul_(betas[1]).addcmul_(gradient, gradient, value=1 - betas[1])
+            leaf.addcdiv_(first, second.sqrt().add_(1e-8), value=step * scale)
 
 
 class _Best:

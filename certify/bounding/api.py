@@ -51,6 +51,7 @@ def bounds(
     region = Region(lower.reshape((count, -1)), upper.reshape((count, -1)))
     known = propagate(graph, region, crown=method != "ibp")
     if method == "alpha-crown":
+        known = _detached(known)
         low, high = _optimised(known, coeff, iterations)
     else:
         low, high = _plain(known, coeff)
@@ -97,7 +98,6 @@ def _optimised(known: Knowledge, coeff: Array, iterations: int) -> tuple[Array, 
 
     from certify.bounding.alpha import AlphaOptions, optimise
 
-    known = _detached(known)
     both = torch.cat([coeff, -coeff], dim=1).detach()
     found = optimise(known, both, AlphaOptions(iterations=iterations))
     with torch.no_grad():

@@ -247,10 +247,9 @@ def both(known: Knowledge, form: Form) -> Interval:
         else:
             first = relaxation(known, index, Slopes())
             lines = relaxation(known, index, Slopes(first.upper_slope, first.upper_slope))
-            half = (lines.upper_intercept - lines.lower_intercept)[:, 0] * (0.5 + 4 * UNIT_ROUNDOFF[name])
-            middle = middle + _dot(a, (lines.upper_intercept + lines.lower_intercept) * 0.5)
-            spread = half if spread is None else half + spread
-            parts = (a * lines.upper_slope,)
+            a, change, wrong = parallel_lines(a, lines, spread)
+            middle, radius, spread = middle + change, radius + wrong, None
+            parts = (a,)
         if spread is not None:
             radius = radius + _dot(xp.abs(a), spread[:, None, :])
         radius = radius + _collect(known, pending, node.inputs, parts, (count, specs))
@@ -315,6 +314,18 @@ def through(a: Array, lines: Relaxation, weight: Array | None) -> tuple[Array, A
     if weight is not None:
         wrong = _dot(positive - negative, weight[:, None, :])
     return positive * lines.lower_slope + negative * lines.upper_slope, change, wrong
+
+
+def parallel_lines(a: Array, lines: Relaxation, weight: Array | None) -> tuple[Array, Array, Array]:
+    """One nonlinear step with parallel lines: (coefficients, change of the middle, growth of the radius), rounding
+    included.
+    """
+    unit = UNIT_ROUNDOFF[dtype_name(a)]
+    spread = (lines.upper_intercept - lines.lower_intercept) * (0.5 + 4 * unit)
+    if weight is not None:
+        spread = spread + weight[:, None, :]
+    change = _dot(a, (lines.upper_intercept + lines.lower_intercept) * 0.5)
+    return a * lines.upper_slope, change, _dot(namespace(a).abs(a), spread)
 
 
 def _dot(a: Array, vector: Array) -> Array:

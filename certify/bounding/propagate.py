@@ -29,9 +29,10 @@ from certify.arrays import (
     take_along,
     to_numpy,
 )
-from certify.bounding.crown import Choice, Knowledge, backward, both, join, rounding_weight, unit_form
+from certify.bounding.crown import Choice, Form, Knowledge, backward, both, join, rounding_weight, unit_form
 from certify.bounding.interval import step
 from certify.bounding.region import Region
+from certify.bounding.windows import frames, window_form
 from certify.graph import Graph
 from certify.ops.affine import Scale
 from certify.ops.base import Slopes, magnitude
@@ -228,16 +229,23 @@ def bound_neurons(
     """
     xp = namespace(known.region.lower)
     width = max(math.prod(known.graph.nodes[i].shape) for i in known.graph.ancestors(index))
+    plan = frames(known.graph, index) if choice is None else {}
     total = neurons.shape[1]
+
+    def form_of(part: Array, sign: int) -> Form:
+        if plan:
+            return window_form(known, index, part, sign, plan=plan, parallel=parallel)
+        return unit_form(known, index, part, sign)
+
     rows = max(1, CHUNK // (width * neurons.shape[0]))
     below, above = [], []
     for first in range(0, total, rows):
         part = neurons[:, first : first + rows]
         if parallel:
-            lower, upper = both(known, unit_form(known, index, part, 1))
+            lower, upper = both(known, form_of(part, 1))
         else:
             count = part.shape[1]
-            form = join(unit_form(known, index, part, 1), unit_form(known, index, part, -1))
+            form = join(form_of(part, 1), form_of(part, -1))
             value = backward(known, form, slopes=_slice(choice, first, count, total))
             lower, upper = value[:, :count], -value[:, count:]
         below.append(lower)

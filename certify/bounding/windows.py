@@ -1,0 +1,241 @@
+"""Backward passes from single neurons of convolutions, on their receptive windows instead of whole images.
+
+A neuron at position (i, j) of a convolutional node depends, at each node before it, on one window: rows
+i * stride - pad ... + height, columns likewise, all channels. stride, pad and size are the same for all neurons of the
+node, so K neurons of B samples go back together as arrays (B, K, channels, height, width) with a position each. The
+relaxations are gathered at the windows; cells outside the image are zero. Where a window grows to most of the
+image, or an op is not local, the coefficients are spread out and the ordinary pass takes over.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from certify.arrays import (
+    UNIT_ROUNDOFF,
+    Array,
+    convolve_transposed,
+    dtype_name,
+    like,
+    like_index,
+    namespace,
+    one_hot,
+    scatter_cells,
+    spread_rows,
+    take_along,
+)
+from certify.bounding.crown import Form, Knowledge, parallel_lines, relaxation, through
+from certify.graph import Graph
+from certify.ops.base import Relaxation, Slopes, bias_slack, magnitude, weight_slack
+from certify.ops.conv import Conv
+from certify.ops.shape import Add
+from certify.rules import Op, bias, is_affine
+
+# Windows pay while they are smaller than this share of the image; beyond, gathering costs more than it saves.
+LARGEST_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where the windows of one node lie: position * stride - pad is the first cell, size the extent; per spatial
+    axis.
+    """
+
+    stride: tuple[int, int]
+    pad: tuple[int, int]
+    size: tuple[int, int]
+
+    def before(self, op: Conv) -> Frame:
+        """The frame at the input of a convolution, from the one at its output."""
+        kernel = tuple(op.weight.shape[2:])
+        rows, columns = (
+            (s * t, p * t + q, (n - 1) * t + (k - 1) * d + 1)
+            for s, p, n, t, q, k, d in zip(
+                self.stride, self.pad, self.size, op.stride, op.pads[:2], kernel, op.dilation, strict=True
+            )
+        )
+        return Frame((rows[0], columns[0]), (rows[1], columns[1]), (rows[2], columns[2]))
+
+    def union(self, other: Frame) -> Frame:
+        """The smallest frame that holds both (of equal stride)."""
+        pad = (max(self.pad[0], other.pad[0]), max(self.pad[1], other.pad[1]))
+        ends = [max(a.size[i] - a.pad[i] for a in (self, other)) for i in (0, 1)]
+        return Frame(self.stride, pad, (ends[0] + pad[0], ends[1] + pad[1]))
+
+    def cells(self, shape: tuple[int, ...], positions: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """(positions, cells of a window) flat spatial indices into an image (C, H, W); -1 outside."""
+        high, wide = shape[1], shape[2]
+        rows = np.arange(positions[0])[:, None] * self.stride[0] - self.pad[0] + np.arange(self.size[0])
+        columns = np.arange(positions[1])[:, None] * self.stride[1] - self.pad[1] + np.arange(self.size[1])
+        flat = rows[:, None, :, None] * wide + columns[None, :, None, :]
+        outside = ((rows < 0) | (rows >= high))[:, None, :, None] | ((columns < 0) | (columns >= wide))[
+            None, :, None, :
+        ]
+        return np.where(outside, -1, flat).reshape(positions[0] * positions[1], -1)
+
+
+def frames(graph: Graph, start: int) -> dict[int, Frame]:
+    """The frames of the nodes that are worth visiting by windows from `start`; empty where windows do not help."""
+    if len(graph.nodes[start].shape) != 3:
+        return {}
+    found: dict[int, Frame] = {start: Frame((1, 1), (0, 0), (1, 1))}
+    visited: dict[int, Frame] = {}
+    for index in range(start, 0, -1):
+        frame, node = found.get(index), graph.nodes[index]
+        if frame is None:
+            continue
+        if not _local(node.op, node.shape) or any(len(graph.nodes[i].shape) != 3 for i in node.inputs):
+            break
+        small = math.prod(frame.size) <= LARGEST_SHARE * math.prod(node.shape[1:])
+        if not small:
+            break
+        visited[index] = frame
+        for i in node.inputs:
+            before = frame.before(node.op) if isinstance(node.op, Conv) else frame
+            if i in found and found[i].stride != before.stride:
+                return {}
+            found[i] = found[i].union(before) if i in found else before
+    return visited if any(isinstance(graph.nodes[i].op, Conv) for i in visited) else {}
+
+
+def _local(op: Op, shape: tuple[int, ...]) -> bool:
+    return isinstance(op, Conv | Add) or not is_affine(op)
+
+
+def window_form(
+    known: Knowledge, index: int, neurons: Array, sign: int, plan: dict[int, Frame], parallel: bool
+) -> Form:
+    """sign * x_index[neurons] carried back through the nodes of `plan`: neurons (B, K) -> a Form on the nodes before.
+
+    parallel: the constant is the middle and the error the radius of `both`'s invariant; else as in `backward`.
+    """
+    walk = _Windows(known, index, neurons, parallel)
+    channel = neurons // walk.area
+    shape = known.graph.nodes[index].shape
+    unit = sign * one_hot(channel, known.flat(index)[0][:, : shape[0]])
+    pending = {index: (unit[..., None], Frame((1, 1), (0, 0), (1, 1)))}
+    coeff: dict[int, Array] = {}
+    for node in range(index, -1, -1):
+        if node not in pending:
+            continue
+        a, frame = pending.pop(node)
+        if node not in plan:
+            coeff[node] = walk.spread(a, node, frame)
+            continue
+        for i, part, before in walk.step(a, node, plan[node]):
+            pending[i] = walk.merge(pending[i], (part, before), i) if i in pending else (part, before)
+    return Form(coeff, walk.constant, walk.error)
+
+
+class _Windows:
+    """The state of one pass: K neurons of B samples of one node, their constants and errors (B, K)."""
+
+    def __init__(self, known: Knowledge, start: int, neurons: Array, parallel: bool) -> None:
+        shape = known.graph.nodes[start].shape
+        self.known, self.start, self.parallel = known, start, parallel
+        self.positions = (shape[1], shape[2])
+        self.area = shape[1] * shape[2]
+        self.position = neurons % self.area
+        self.constant = take_along(known.flat(start)[0], neurons) * 0
+        self.error = self.constant
+        self.name = dtype_name(self.constant)
+
+    def gather(self, vector: Array, node: int, frame: Frame) -> Array:
+        """vector (B or 1, n) of a node at each neuron's window: (B, K, C, cells), zero outside the image."""
+        shape = self.known.graph.nodes[node].shape
+        cells = frame.cells(shape, self.positions)
+        image = vector.reshape((vector.shape[0], shape[0], -1))
+        xp = namespace(vector)
+        image = xp.concat([image, xp.zeros_like(image[:, :, :1])], axis=2)  # cell -1 reads this zero
+        return spread_rows(image, like_index(cells % image.shape[2], vector), self.position)
+
+    def step(self, a: Array, node: int, frame: Frame) -> list[tuple[int, Array, Frame]]:
+        """One node back; a (B, K, C, cells)."""
+        known, inputs = self.known, self.known.graph.nodes[node].inputs
+        op, weight = known.graph.nodes[node].op, known.weights[node]
+        xp = namespace(a)
+        exact_unit = (
+            node == self.start and not weight_slack(op) and isinstance(bias_slack(op), float) and not bias_slack(op)
+        )
+        if is_affine(op):
+            shift = bias(op)
+            if shift is not None:
+                wide = xp.broadcast_to(shift, known.graph.nodes[node].shape).reshape((1, -1))
+                self._add(xp.sum(a * self.gather(wide, node, frame), axis=(2, 3)))
+            if weight is not None and not exact_unit:
+                self.error = self.error + xp.sum(xp.abs(a) * self.gather(weight, node, frame), axis=(2, 3))
+            if isinstance(op, Add):
+                return [(i, a if s > 0 else -a, frame) for i, s in zip(inputs, op.signs, strict=True)]
+            assert isinstance(op, Conv)
+            return [(inputs[0], self._through_conv(a, op, inputs[0], frame), frame.before(op))]
+        lines = self._lines(node, frame)
+        wide_weight = None if weight is None else self.gather(weight, node, frame)
+        flat = a.reshape((a.shape[0] * a.shape[1], 1, -1))
+        gathered = Relaxation(*(self.gather(v, node, frame).reshape(flat.shape) for v in lines))
+        loss = None if wide_weight is None else wide_weight.reshape((flat.shape[0], -1))
+        if self.parallel:
+            flat, change, wrong = parallel_lines(flat, gathered, loss)
+        else:
+            flat, change, wrong = through(flat, gathered, loss)
+        self.error = self.error + wrong.reshape(self.error.shape)
+        self._add(change.reshape(self.error.shape))
+        return [(inputs[0], flat.reshape(a.shape), frame)]
+
+    def _add(self, change: Array) -> None:
+        self.constant = self.constant + change
+        self.error = self.error + 4 * UNIT_ROUNDOFF[self.name] * namespace(change).abs(self.constant)
+
+    def _lines(self, node: int, frame: Frame) -> tuple[Array, Array, Array, Array]:
+        """The node's relaxation as four (B, n) vectors."""
+        lines = relaxation(self.known, node, Slopes())
+        if self.parallel:
+            lines = relaxation(self.known, node, Slopes(lines.upper_slope, lines.upper_slope))
+        wide = (lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept)
+        return tuple(v[:, 0] for v in wide)
+
+    def _through_conv(self, a: Array, op: Conv, source: int, frame: Frame) -> Array:
+        """The transposed convolution of the windows; cells in the padding are dropped."""
+        lead, before = a.shape[:2], frame.before(op)
+        image = a.reshape((lead[0] * lead[1], a.shape[2], *frame.size))
+        out = convolve_transposed(image, op.weight, op.stride, (0,) * 4, op.dilation, op.groups, before.size)
+        cells = before.cells(self.known.graph.nodes[source].shape, self.positions)
+        inside = like((cells >= 0).astype(np.float64), a)
+        return out.reshape((*lead, out.shape[1], -1)) * inside[self.position][:, :, None, :]
+
+    def merge(self, old: tuple[Array, Frame], new: tuple[Array, Frame], node: int) -> tuple[Array, Frame]:
+        """The sum of two contributions on the union of their windows."""
+        frame = old[1].union(new[1])
+        total = self._enlarge(*old, frame) + self._enlarge(*new, frame)
+        xp = namespace(total)
+        own = magnitude(*self.known.flat(node)) * (2 * UNIT_ROUNDOFF[self.name])
+        self.error = self.error + xp.sum(xp.abs(total) * self.gather(own, node, frame), axis=(2, 3))
+        return total, frame
+
+    def _enlarge(self, a: Array, frame: Frame, target: Frame) -> Array:
+        """The same coefficients on a larger window."""
+        if frame == target:
+            return a
+        xp = namespace(a)
+        image = a.reshape((*a.shape[:3], *frame.size))
+        for axis in (0, 1):
+            first = target.pad[axis] - frame.pad[axis]
+            last = target.size[axis] - frame.size[axis] - first
+            shape = list(image.shape)
+            edges = []
+            for extent in (first, last):
+                shape[3 + axis] = extent
+                edges.append(xp.zeros(tuple(shape), dtype=a.dtype, device=a.device))
+            image = xp.concat([edges[0], image, edges[1]], axis=3 + axis)
+        return image.reshape((*a.shape[:3], -1))
+
+    def spread(self, a: Array, node: int, frame: Frame) -> Array:
+        """Windows as rows over the whole node: (B, K, C, cells) -> (B, K, n)."""
+        shape = self.known.graph.nodes[node].shape
+        cells = frame.cells(shape, self.positions)
+        area = shape[1] * shape[2]
+        target = like_index(np.where(cells < 0, area, cells), a)[self.position]
+        return scatter_cells(a, target, area).reshape((*a.shape[:2], -1))

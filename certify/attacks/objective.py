@@ -53,8 +53,9 @@ class Objective:
         return int(np.prod(self.coeff.shape[1:]))
 
     def margins(self, y: Tensor, owner: Tensor) -> Tensor:
-        """(K, P): max over rows of C y - d for outputs y (K, m) of the cases owner (K,); PAD where it is NaN."""
-        return torch.nan_to_num(self._slack(y, owner).amax(dim=2), nan=PAD)
+        """(K, P): max over rows of C y - d for outputs y (K, m) of the cases owner (K,); PAD where not finite."""
+        margins = self._slack(y, owner).amax(dim=2)
+        return torch.where(margins.isfinite(), margins, torch.full_like(margins, PAD))
 
     def loss(self, y: Tensor, owner: Tensor, target: Tensor, kind: str) -> Tensor:
         """(K,) values to be made small. target: a polytope, or UNTARGETED for the nearest. kind:

@@ -197,6 +197,7 @@ def inside(x: Number, input_set: InputSet) -> bool:
     """
     point = np.asarray(x, dtype=np.float64).ravel()
     box = input_set if isinstance(input_set, Box) else input_set.box
+    assert point.size == box.lower.size, f"{point.size} coordinates for a set of {box.lower.size}"
     return _in_box(point, box, np.zeros(point.shape, dtype=bool)) and _in_ball(point, input_set)
 
 

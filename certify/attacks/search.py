@@ -166,7 +166,7 @@ class Search:
         target = targets[active].flatten().repeat(len(restarts))
         which = torch.arange(restarts.start, restarts.stop, device=active.device)
         which = which.repeat_interleave(active.numel() * targets.shape[1])
-        real = (target == UNTARGETED) | (self.objective.offset[owner, target.clamp_min(0), 0] > -PAD)
+        real = (target == UNTARGETED) | (self.objective.offset[owner, target.clamp_min(0), 0] > -PAD / 2)
         owner, target, which = owner[real], target[real], which[real]
         for rows in _pieces(torch.arange(len(owner), device=owner.device), self.chunk):
             if self._over():

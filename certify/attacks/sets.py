@@ -104,23 +104,22 @@ class TorchSets:
         min |z - v|^2 / 2 over |z|_p <= radius, l <= z <= u (around the centre, which is inside): for a multiplier
         m >= 0, p = 1: clip(sign(v) max(|v| - m, 0)), p = 2: clip(v / (1 + m)). The norm falls in m, so bisect.
         """
-        x = torch.minimum(torch.maximum(x, self.lower), self.upper)
+        clipped = torch.minimum(torch.maximum(x, self.lower), self.upper)
         if self.p == 0:
-            return x
-        away = x - self.center
-        norm = torch.linalg.vector_norm(away, ord=self.p, dim=1, keepdim=True)
+            return clipped
+        away, limits = x - self.center, (self.lower - self.center, self.upper - self.center)
         radius = self.radius[:, None]
-        far = norm > radius
+        far = torch.linalg.vector_norm(clipped - self.center, ord=self.p, dim=1, keepdim=True) > radius
         if not bool(far.any()):
-            return x
-        below, above = self.lower - self.center, self.upper - self.center
+            return clipped
+        norm = torch.linalg.vector_norm(away, ord=self.p, dim=1, keepdim=True)
         low = torch.zeros_like(norm)
         high = norm / radius.clamp_min(TINY) if self.p == 2 else away.abs().amax(dim=1, keepdim=True)
         for _ in range(BISECTIONS):
             middle = 0.5 * (low + high)
-            inside = torch.linalg.vector_norm(_shrunk(away, middle, self.p, (below, above)), self.p, 1, True) <= radius
+            inside = torch.linalg.vector_norm(_shrunk(away, middle, self.p, limits), self.p, 1, True) <= radius
             low, high = torch.where(inside, low, middle), torch.where(inside, middle, high)
-        return torch.where(far, self.center + _shrunk(away, high, self.p, (below, above)), x)
+        return torch.where(far, self.center + _shrunk(away, high, self.p, limits), clipped)
 
 
 def _shrunk(away: Tensor, multiplier: Tensor, p: int, limits: tuple[Tensor, Tensor]) -> Tensor:

@@ -28,7 +28,7 @@ def network(kind, seed):
 
 
 def extreme_points(graph, lower, upper, seed):
-    """Of many sampled points those where some output is least or greatest, and the float values of all nodes at all points."""
+    """The sampled points where some output is least or greatest, and the float values of all nodes at all samples."""
     xs = samples(lower, upper, seed, SAMPLES)
     nodes = graph.evaluate(xs)
     out = nodes[-1].reshape(SAMPLES, -1)

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from exact import exact, run
+from op_cases import box_around, nasty
 
 from certify import ops
 from certify.bounding.api import bounds
-from certify.bounding.crown import Knowledge, affine_tail, both, row_form, unit_form
+from certify.bounding.crown import Knowledge, affine_tail, backward, both, row_form, unit_form
 from certify.bounding.margins import METHODS, Networks, prove
 from certify.bounding.propagate import propagate
 from certify.bounding.region import Region
@@ -58,7 +59,7 @@ def assert_never_above(graph, lower, upper, method, dtype, points):
 
 
 def switch(giant):
-    """relu(giant + x) - giant - 1/2: in floats always -1/2, in truth x - 1/2 (Zombori et al. 2021); and its negative."""
+    """relu(giant + x) - giant - 1/2: -1/2 in floats, x - 1/2 in truth (Zombori et al. 2021); its negative."""
     return mlp(([[1.0], [0.0]], [giant, giant]), ([[1.0, -1.0], [-1.0, 1.0]], [-0.5, 0.5]))
 
 
@@ -128,8 +129,6 @@ def test_biases_tuned_to_the_verdicts_edge_prove_nothing(method, dtype, seed):
 @every_method
 def test_hostile_weights_prove_nothing(method, dtype, seed):
     """Random small nets of giants, subnormals and neighbours of 1: no bound passes an exact value."""
-    from op_cases import box_around, nasty
-
     rng = np.random.default_rng([51, seed])
     layers = []
     for rows, columns in [(3, 2), (3, 3), (2, 3)]:
@@ -185,8 +184,6 @@ def test_unit_forms_over_repeated_inputs_account_for_their_sum(sign):
     known = propagate(graph, Region(np.array([[1.0]]), np.array([[2.0]])), crown=False)
     form = unit_form(known, 2, np.array([[0]]), sign)
     low, high = both(known, form)
-    from certify.bounding.crown import backward
-
     truth = sorted(sign * v for v in (1, 2))
     assert backward(known, form)[0, 0] <= truth[0]
     assert low[0, 0] <= truth[0]
@@ -235,6 +232,4 @@ def test_knowledge_is_what_rounding_is_judged_by():
     known = propagate(graph, Region(np.array([[0.0]]), np.array([[1.0]])))
     assert isinstance(known, Knowledge)
     rows = row_form(graph.output, np.array([[[0.0, 1.0]]]))
-    from certify.bounding.crown import backward
-
     assert backward(known, rows, rounding=False)[0, 0] > backward(known, rows)[0, 0] + 1

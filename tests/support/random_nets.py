@@ -1,4 +1,4 @@
-"""Small random networks of every op and every lowering, and the float and exact evaluations that bounds are held against."""
+"""Small random networks of every op and every lowering, boxes for them, and samples of the boxes."""
 
 from __future__ import annotations
 

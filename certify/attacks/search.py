@@ -136,7 +136,7 @@ class Search:
             for rows in _pieces(owner[~self.decided], self.chunk):
                 tracks = Tracks(rows, target[rows], self.sets[rows].center)
                 gradient = self._gradient(tracks, guide)
-                self._look(rows, self.sets[rows].advance(tracks.x, gradient, 0.5, self.generator))
+                self._look(rows, self.sets[rows].extreme(gradient, self.generator))
         self._confirm(self._near())
         self._sample()
 

@@ -16,10 +16,10 @@ from certify.property import Box, InputSet, LpBall
 
 BISECTIONS = 30  # of a projection's multiplier: 1e-9 of its range, below float32's rounding
 TINY = 1e-30
-SPARSITY = (
-    0.02,
-    0.3,
-)  # shares of the coordinates that an L1 step moves, drawn per track (Croce & Hein 2021 start at 0.2)
+# An L1 step moves a coordinate by at most a share of its width, drawn for each step log-uniformly from here to all of
+# it. On WK17a (L1 eps 10, 1000 images, 20 steps) 58 % withstand it; 64 % where one step in three is not limited, 68 %
+# where none is, 88 % where the largest 2 to 30 % of the coordinates move by equal amounts.
+LEAST_MOVE = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,24 +79,36 @@ class TorchSets:
         """x moved against the gradient by `size` widths of its set, then projected.
 
         The steepest step of the set's norm: signs times each coordinate's width (box), the normalised gradient (L2),
-        the largest coordinates that have room (L1, Tramer & Boneh 2019).
+        the largest coordinates as far as the box has room (L1; Tramer & Boneh 2019 move the largest few).
         """
         if self.p == 0:
             return self.project(x - size * (self.upper - self.lower) * gradient.sign())
+        step = 2 * size * self.radius[:, None]
         if self.p == 1:
-            gradient = self._largest(x, gradient, generator)
-        length = torch.linalg.vector_norm(gradient, ord=self.p, dim=1, keepdim=True)
-        return self.project(x - 2 * size * self.radius[:, None] * gradient / length.clamp_min(TINY))
+            draw = torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device)
+            return self.project(self._filled(x, gradient, step, LEAST_MOVE**draw))
+        length = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+        return self.project(x - step * gradient / length.clamp_min(TINY))
 
-    def _largest(self, x: Tensor, gradient: Tensor, generator: torch.Generator) -> Tensor:
-        """Signs of the gradient's largest coordinates among those that the box lets move."""
-        room = torch.where(gradient > 0, x > self.lower, x < self.upper)
-        strength = gradient.abs() * room
-        low, high = SPARSITY
-        share = low + (high - low) * torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device)
-        count = (share * x.shape[1]).long().clamp(1, x.shape[1])
-        least = strength.sort(dim=1, descending=True).values.gather(1, count[:, None] - 1)
-        return gradient.sign() * ((strength >= least) & (strength > 0))
+    def extreme(self, gradient: Tensor, generator: torch.Generator) -> Tensor:
+        """The point of each set that lies farthest against the gradient (K, n); for L2 balls cut by a box only nearly."""
+        if self.p == 1:
+            return self.project(self._filled(self.center, gradient, self.radius[:, None], torch.ones_like(gradient)))
+        return self.advance(self.center, gradient, 0.5, generator)
+
+    def _filled(self, x: Tensor, gradient: Tensor, length: Tensor, share: Tensor) -> Tensor:
+        """x moved against the gradient by L1 `length` (K, 1): the largest coordinates first, each as far as allowed.
+
+        That is to the side of the box, but at most `share` of its width. With share 1 this minimises gradient . d over
+        |d|_1 <= length inside the box.
+        """
+        room = torch.where(gradient > 0, x - self.lower, self.upper - x).clamp_min(0) * (gradient != 0)
+        room = torch.minimum(room, (self.upper - self.lower) * share)
+        order = gradient.abs().argsort(dim=1, descending=True)
+        sorted_room = room.gather(1, order)
+        left = length - (sorted_room.cumsum(dim=1) - sorted_room)
+        move = torch.minimum(sorted_room, left.clamp_min(0))
+        return x - gradient.sign() * torch.zeros_like(x).scatter(1, order, move)
 
     def project(self, x: Tensor) -> Tensor:
         """The nearest point of each set to x (K, n), up to rounding.

@@ -86,7 +86,7 @@ REACH = {0: 6.0, 2: 14.0**0.5, 1: 3.0}
 @pytest.mark.parametrize("p", [0, 1, 2])
 @pytest.mark.parametrize("options", [AttackOptions(), AttackOptions(probe=False, restarts=3, steps=60, odi_steps=1)])
 def test_the_exact_minimum_of_a_linear_network_is_found_and_not_passed(p, options):
-    target = [polytope([[1.0]], [-REACH[p] * share]) for share in (0.999, 1.001)]
+    target = [polytope([[1.0]], [-REACH[p] * share]) for share in (0.995, 1.001)]
     cases = [Case(ball(np.zeros(3), 1.0, p), (t,)) for t in target]
     found, beyond = run(LINEAR, cases, options)
     assert found.witness is not None

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from certify.arrays import Array, put_along, take_along
-from certify.bounding.crown import Choice, Knowledge, backward, join, row_form, unit_form
-from certify.bounding.propagate import Sides, exact_starts, pick, starts, unsettled
+from certify.bounding.crown import Choice, Knowledge, backward, row_form
+from certify.bounding.propagate import Sides, exact_starts, one_side, pick, starts, unsettled
 from certify.graph import Graph
 from certify.ops.base import Slopes
 from certify.ops.relu import Relu
-from certify.rules import is_affine, relax
+from certify.rules import Interval, is_affine, relax
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,12 @@ class Proposal:
     value: Array
 
 
+# Slope variables per sample and start node up to which every neuron has its own; beyond, a layer's neurons share
+# one set.
+OWN_SLOPES = 2_000_000
+
 Variables = dict[int, list[torch.Tensor]]  # nonlinear node -> [lower slopes] or [lower slopes, upper slopes]
+Inner = dict[int, tuple[Variables, Variables]]  # start node -> slopes of its lower and of its upper bounds
 
 
 def optimise(
@@ -70,9 +75,10 @@ def optimise(
             count = int(mask.sum(dim=1).max())
             if start not in settled and count:
                 targets[start] = pick(mask, count)
-    inner = {s: _variables(known, s, 2 * n.shape[1]) for s, n in targets.items()}
+    inner = {s: _pair(known, s, n.shape[1]) for s, n in targets.items()}
     outer = _variables(known, graph.output, rows.shape[1])
-    leaves = [v for group in (*inner.values(), outer) for pair in group.values() for v in pair]
+    sets = [group for pair in inner.values() for group in pair] + [outer]
+    leaves = [slope for group in sets for slopes in group.values() for slope in slopes]
     if not leaves:
         value = backward(known, row_form(graph.output, rows), rounding=False)
         return Proposal({}, {}, value)
@@ -88,18 +94,29 @@ def optimise(
         gradients = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
         with torch.no_grad():
             adam.ascend(gradients, options.step * options.decay**iteration)
-            _project(known.graph, [*inner.values(), outer])
-    sides = {s: Sides(targets[s], _choice(best.inner[s])) for s in targets}
+            _project(known.graph, sets)
+    sides = {s: Sides(targets[s], *(_choice(g) for g in best.inner[s])) for s in targets}
     return Proposal(_choice(best.outer), sides, best.value)
+
+
+def _pair(known: Knowledge, start: int, count: int) -> tuple[Variables, Variables]:
+    """Slopes for the lower and the upper bounds of `count` neurons: each its own, or one set for all where that is
+    large.
+    """
+    widths = sum(math.prod(known.graph.nodes[i].shape) for i in _nonlinear_before(known.graph, start))
+    specs = count if count * widths <= OWN_SLOPES else 1
+    return _variables(known, start, specs), _variables(known, start, specs)
+
+
+def _nonlinear_before(graph: Graph, last: int) -> list[int]:
+    return [i for i in graph.ancestors(last) if i and not is_affine(graph.nodes[i].op)]
 
 
 def _variables(known: Knowledge, last: int, specs: int) -> Variables:
     """Free slopes of the nonlinear nodes before `last`, at their defaults: (B, specs, n) each."""
     found: Variables = {}
-    for index in known.graph.ancestors(last):
+    for index in _nonlinear_before(known.graph, last):
         node = known.graph.nodes[index]
-        if index == 0 or is_affine(node.op):
-            continue
         lower, upper = known.flat(node.inputs[0])
         lines = relax(node.op, lower, upper, Slopes())
         slopes = [lines.lower_slope] if isinstance(node.op, Relu) else [lines.lower_slope, lines.upper_slope]
@@ -111,23 +128,23 @@ def _choice(variables: Variables) -> Choice:
     return {node: Slopes(*pair) for node, pair in variables.items()}
 
 
-def _forward(
-    known: Knowledge, targets: dict[int, Array], inner: dict[int, Variables]
-) -> tuple[Knowledge, dict[int, Array]]:
-    """Knowledge with the start nodes' boxes tightened under the current slopes, and each start's raw bounds (B, 2K)."""
+def _forward(known: Knowledge, targets: dict[int, Array], inner: Inner) -> tuple[Knowledge, dict[int, Interval]]:
+    """Knowledge with the start nodes' boxes tightened under the current slopes, and each start's raw bounds, 2 x
+    (B, K).
+    """
     boxes = list(known.boxes)
     now = replace(known, boxes=boxes)
-    found: dict[int, Array] = {}
+    found: dict[int, Interval] = {}
     for start, neurons in targets.items():
-        sides = (unit_form(now, start, neurons, sign, rounding=False) for sign in (1, -1))
-        form = join(*sides)
-        value = backward(now, form, slopes=_choice(inner[start]), rounding=False)
-        found[start] = value.detach()
-        count = neurons.shape[1]
+        below, above = (
+            one_side(now, start, neurons, sign, _choice(group), rounding=False)
+            for sign, group in zip((1, -1), inner[start], strict=True)
+        )
+        found[start] = below.detach(), above.detach()
         lower, upper = known.flat(start)
         shape = (lower.shape[0], *known.graph.nodes[start].shape)
-        low = put_along(lower, neurons, _straight(value[:, :count], take_along(lower, neurons)))
-        high = put_along(upper, neurons, -_straight(value[:, count:], -take_along(upper, neurons)))
+        low = put_along(lower, neurons, _straight(below, take_along(lower, neurons)))
+        high = put_along(upper, neurons, -_straight(above, -take_along(upper, neurons)))
         boxes[start] = (low.reshape(shape), high.reshape(shape))
     return now, found
 
@@ -174,29 +191,34 @@ class _Adam:
 class _Best:
     """The best value per row seen so far, and the slopes that gave it."""
 
-    def __init__(self, outer: Variables, inner: dict[int, Variables]) -> None:
+    def __init__(self, outer: Variables, inner: Inner) -> None:
         self.live_outer, self.live_inner = outer, inner
-        self.outer = {n: [v.detach().clone() for v in pair] for n, pair in outer.items()}
-        self.inner = {
-            s: {n: [v.detach().clone() for v in pair] for n, pair in group.items()} for s, group in inner.items()
-        }
+        self.outer = _copy(outer)
+        self.inner = {s: (_copy(below), _copy(above)) for s, (below, above) in inner.items()}
         self.value: torch.Tensor = torch.empty(0)
-        self.layers: dict[int, torch.Tensor] = {}
+        self.layers: dict[int, Interval] = {}
 
-    def update(self, value: torch.Tensor, layers: dict[int, torch.Tensor]) -> None:
+    def update(self, value: torch.Tensor, layers: dict[int, Interval]) -> None:
         if not self.value.numel():
             self.value, self.layers = value, dict(layers)
             return
         self.value = _keep(value, self.value, self.live_outer, self.outer)
         for start, found in layers.items():
-            self.layers[start] = _keep(found, self.layers[start], self.live_inner[start], self.inner[start])
+            both = zip(found, self.layers[start], self.live_inner[start], self.inner[start], strict=True)
+            below, above = (_keep(*parts) for parts in both)
+            self.layers[start] = below, above
+
+
+def _copy(variables: Variables) -> Variables:
+    return {n: [v.detach().clone() for v in vs] for n, vs in variables.items()}
 
 
 def _keep(value: torch.Tensor, best: torch.Tensor, live: Variables, kept: Variables) -> torch.Tensor:
-    """Copy the slopes of the rows (B, S) that improved; returns the better values."""
-    better = value > best
-    if better.any():
-        for node, pair in live.items():
-            for new, old in zip(pair, kept[node], strict=True):
-                old[better] = new.detach()[better]
+    """Copy the slopes of the rows (B, S) that improved; returns the better values. Shared slopes follow the mean
+    row.
+    """
+    for node, vs in live.items():
+        for new, old in zip(vs, kept[node], strict=True):
+            better = value > best if new.shape[1] == value.shape[1] else (value - best).mean(dim=1, keepdim=True) > 0
+            old[better] = new.detach()[better]
     return torch.maximum(value, best)

@@ -209,17 +209,6 @@ def backward(
     return value - 1.05 * error - (4 * UNIT_ROUNDOFF[name] * xp.abs(value) + known.floor[:, None])
 
 
-def join(first: Form, second: Form) -> Form:
-    """Both forms side by side along S; they reach the same nodes."""
-    xp = namespace(first.constant)
-    coeff = {i: xp.concat([a, second.coeff[i]], axis=1) for i, a in first.coeff.items()}
-    return Form(
-        coeff,
-        xp.concat([first.constant, second.constant], axis=1),
-        xp.concat([first.error, second.error], axis=1),
-    )
-
-
 def both(known: Knowledge, form: Form) -> Interval:
     """(lower, upper), each (B, S), of a form, by one pass with parallel lines (Fast-Lin, Weng et al. 2018).
 

@@ -245,7 +245,7 @@ def _widened(found: Proposal) -> tuple[dict[int, Sides], Choice]:
             for node, slopes in choice.items()
         }
 
-    return {start: Sides(s.neurons, widen(s.choice)) for start, s in found.sides.items()}, widen(found.rows)
+    return {k: Sides(s.neurons, widen(s.below), widen(s.above)) for k, s in found.sides.items()}, widen(found.rows)
 
 
 def _portions(batch: _Batch, known: Knowledge, todo: np.ndarray) -> Iterator[np.ndarray]:

@@ -29,10 +29,10 @@ from certify.arrays import (
     take_along,
     to_numpy,
 )
-from certify.bounding.crown import Choice, Form, Knowledge, backward, both, join, rounding_weight, unit_form
+from certify.bounding.crown import Choice, Form, Knowledge, backward, both, rounding_weight, unit_form
 from certify.bounding.interval import step
 from certify.bounding.region import Region
-from certify.bounding.windows import frames, window_form
+from certify.bounding.windows import Carry, frames, window_form
 from certify.graph import Graph
 from certify.ops.affine import Scale
 from certify.ops.base import Slopes, magnitude
@@ -52,11 +52,13 @@ SMALL_PASS = 64
 class Sides:
     """Chosen slopes for the backward passes of one start node.
 
-    neurons: (B, K). choice: nonlinear node -> Slopes of shape (B, 2 K, n): first the lower sides, then the upper.
+    neurons: (B, K). below, above: for the lower and the upper bounds, nonlinear node -> Slopes of shape (B, K or 1, n);
+    1 means that all neurons share them.
     """
 
     neurons: Array
-    choice: Choice
+    below: Choice
+    above: Choice
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,54 +217,71 @@ def refine(known: Knowledge, index: int, rough: Knowledge | None = None) -> Inte
 def sharpen(known: Knowledge, index: int, sides: Sides) -> Interval:
     """The node's interval intersected with CROWN's under chosen slopes, for chosen neurons."""
     shape = (known.region.lower.shape[0], *known.graph.nodes[index].shape)
-    found = bound_neurons(known, index, sides.neurons, choice=sides.choice)
+    found = bound_neurons(known, index, sides.neurons, sides=sides)
     lower, upper = _put_tighter(known.flat(index), sides.neurons, found)
     return lower.reshape(shape), upper.reshape(shape)
 
 
 def bound_neurons(
-    known: Knowledge, index: int, neurons: Array, *, parallel: bool = False, choice: Choice | None = None
+    known: Knowledge, index: int, neurons: Array, *, parallel: bool = False, sides: Sides | None = None
 ) -> Interval:
     """(lower, upper), each (B, K), of some neurons of one node, in chunks that fit the caches.
 
-    parallel: one pass for both sides with parallel lines; else CROWN, one pass a side. choice: as in Sides.
+    parallel: one pass for both sides with parallel lines; else CROWN, one pass a side, with the slopes of `sides`.
     """
     xp = namespace(known.region.lower)
     width = max(math.prod(known.graph.nodes[i].shape) for i in known.graph.ancestors(index))
-    plan = frames(known.graph, index) if choice is None else {}
-    total = neurons.shape[1]
-
-    def form_of(part: Array, sign: int) -> Form:
-        if plan:
-            return window_form(known, index, part, sign, plan=plan, parallel=parallel)
-        return unit_form(known, index, part, sign)
-
     rows = max(1, CHUNK // (width * neurons.shape[0]))
     below, above = [], []
-    for first in range(0, total, rows):
+    for first in range(0, neurons.shape[1], rows):
         part = neurons[:, first : first + rows]
         if parallel:
-            lower, upper = both(known, form_of(part, 1))
+            lower, upper = both(known, start_form(known, index, part, parallel=True))
         else:
-            count = part.shape[1]
-            form = join(form_of(part, 1), form_of(part, -1))
-            value = backward(known, form, slopes=_slice(choice, first, count, total))
-            lower, upper = value[:, :count], -value[:, count:]
+            low, high = (None, None) if sides is None else (sides.below, sides.above)
+            lower = one_side(known, index, part, 1, _slice(low, first, rows))
+            upper = -one_side(known, index, part, -1, _slice(high, first, rows))
         below.append(lower)
         above.append(upper)
     return (below[0], above[0]) if len(below) == 1 else (xp.concat(below, axis=1), xp.concat(above, axis=1))
 
 
-def _slice(choice: Choice | None, first: int, count: int, total: int) -> Choice | None:
-    """The slopes of neurons first ... first + count, for both sides."""
-    if choice is None or count == total:
-        return choice
+def one_side(
+    known: Knowledge, index: int, neurons: Array, sign: int, slopes: Choice | None = None, *, rounding: bool = True
+) -> Array:
+    """Lower bounds (B, K) of sign * x_index[neurons], by CROWN with the given slopes."""
+    form = start_form(known, index, neurons, sign, slopes=slopes, rounding=rounding)
+    return backward(known, form, slopes=slopes, rounding=rounding)
+
+
+def start_form(
+    known: Knowledge,
+    index: int,
+    neurons: Array,
+    sign: int = 1,
+    *,
+    slopes: Choice | None = None,
+    parallel: bool = False,
+    rounding: bool = True,
+) -> Form:
+    """sign * x_index[neurons], carried back by windows as far as these help."""
+    plan = frames(known.graph, index) if slopes is None or all(_shared(s) for s in slopes.values()) else {}
+    if plan:
+        return window_form(known, index, neurons, sign, Carry(plan, parallel, slopes or {}, rounding))
+    return unit_form(known, index, neurons, sign, rounding=rounding)
+
+
+def _shared(slopes: Slopes) -> bool:
+    return all(s is None or s.shape[1] == 1 for s in (slopes.lower, slopes.upper))
+
+
+def _slice(choice: Choice | None, first: int, count: int) -> Choice | None:
+    """The slopes of neurons first ... first + count."""
+    if choice is None:
+        return None
 
     def cut(slope: Array | None) -> Array | None:
-        if slope is None or slope.shape[1] == 1:
-            return slope
-        parts = [slope[:, first : first + count], slope[:, total + first : total + first + count]]
-        return namespace(slope).concat(parts, axis=1)
+        return slope if slope is None or slope.shape[1] == 1 else slope[:, first : first + count]
 
     return {node: Slopes(cut(s.lower), cut(s.upper)) for node, s in choice.items()}
 

@@ -28,7 +28,7 @@ from certify.arrays import (
     spread_rows,
     take_along,
 )
-from certify.bounding.crown import Form, Knowledge, parallel_lines, relaxation, through
+from certify.bounding.crown import Choice, Form, Knowledge, parallel_lines, relaxation, through
 from certify.graph import Graph
 from certify.ops.base import Relaxation, Slopes, bias_slack, magnitude, weight_slack
 from certify.ops.conv import Conv
@@ -106,14 +106,23 @@ def _local(op: Op, shape: tuple[int, ...]) -> bool:
     return isinstance(op, Conv | Add) or not is_affine(op)
 
 
-def window_form(
-    known: Knowledge, index: int, neurons: Array, sign: int, plan: dict[int, Frame], parallel: bool
-) -> Form:
-    """sign * x_index[neurons] carried back through the nodes of `plan`: neurons (B, K) -> a Form on the nodes before.
+@dataclass(frozen=True, eq=False)
+class Carry:
+    """How a window pass goes: the nodes to visit with their frames, and which invariant it keeps.
 
-    parallel: the constant is the middle and the error the radius of `both`'s invariant; else as in `backward`.
+    parallel: the constant is the middle and the error the radius of `both`; else as in `backward`, with `slopes`
+    (B, 1, n). rounding=False leaves out the error terms: a proposal.
     """
-    walk = _Windows(known, index, neurons, parallel)
+
+    plan: dict[int, Frame]
+    parallel: bool
+    slopes: Choice
+    rounding: bool
+
+
+def window_form(known: Knowledge, index: int, neurons: Array, sign: int, carry: Carry) -> Form:
+    """sign * x_index[neurons] carried back through the nodes of the plan: neurons (B, K) -> a Form on nodes before."""
+    walk, plan = _Windows(known, index, neurons, carry), carry.plan
     channel = neurons // walk.area
     shape = known.graph.nodes[index].shape
     unit = sign * one_hot(channel, known.flat(index)[0][:, : shape[0]])
@@ -134,9 +143,9 @@ def window_form(
 class _Windows:
     """The state of one pass: K neurons of B samples of one node, their constants and errors (B, K)."""
 
-    def __init__(self, known: Knowledge, start: int, neurons: Array, parallel: bool) -> None:
+    def __init__(self, known: Knowledge, start: int, neurons: Array, carry: Carry) -> None:
         shape = known.graph.nodes[start].shape
-        self.known, self.start, self.parallel = known, start, parallel
+        self.known, self.start, self.carry = known, start, carry
         self.positions = (shape[1], shape[2])
         self.area = shape[1] * shape[2]
         self.position = neurons % self.area
@@ -156,7 +165,8 @@ class _Windows:
     def step(self, a: Array, node: int, frame: Frame) -> list[tuple[int, Array, Frame]]:
         """One node back; a (B, K, C, cells)."""
         known, inputs = self.known, self.known.graph.nodes[node].inputs
-        op, weight = known.graph.nodes[node].op, known.weights[node]
+        op = known.graph.nodes[node].op
+        weight = known.weights[node] if self.carry.rounding else None
         xp = namespace(a)
         exact_unit = (
             node == self.start and not weight_slack(op) and isinstance(bias_slack(op), float) and not bias_slack(op)
@@ -177,7 +187,7 @@ class _Windows:
         flat = a.reshape((a.shape[0] * a.shape[1], 1, -1))
         gathered = Relaxation(*(self.gather(v, node, frame).reshape(flat.shape) for v in lines))
         loss = None if wide_weight is None else wide_weight.reshape((flat.shape[0], -1))
-        if self.parallel:
+        if self.carry.parallel:
             flat, change, wrong = parallel_lines(flat, gathered, loss)
         else:
             flat, change, wrong = through(flat, gathered, loss)
@@ -191,8 +201,8 @@ class _Windows:
 
     def _lines(self, node: int, frame: Frame) -> tuple[Array, Array, Array, Array]:
         """The node's relaxation as four (B, n) vectors."""
-        lines = relaxation(self.known, node, Slopes())
-        if self.parallel:
+        lines = relaxation(self.known, node, self.carry.slopes.get(node, Slopes()))
+        if self.carry.parallel:
             lines = relaxation(self.known, node, Slopes(lines.upper_slope, lines.upper_slope))
         wide = (lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept)
         return tuple(v[:, 0] for v in wide)
@@ -211,6 +221,8 @@ class _Windows:
         frame = old[1].union(new[1])
         total = self._enlarge(*old, frame) + self._enlarge(*new, frame)
         xp = namespace(total)
+        if not self.carry.rounding:
+            return total, frame
         own = magnitude(*self.known.flat(node)) * (2 * UNIT_ROUNDOFF[self.name])
         self.error = self.error + xp.sum(xp.abs(total) * self.gather(own, node, frame), axis=(2, 3))
         return total, frame

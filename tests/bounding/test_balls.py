@@ -1,4 +1,6 @@
-"""L1 and L2 balls, alone and cut by a box: never above the exact minimum, and equal to it on linear networks."""
+"""Minima over boxes, L1 and L2 balls, and balls cut by a box: never above the exact minimum, and equal to it on linear
+networks.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from exact import exact, run
+from op_cases import box_around, nasty
 from random_nets import Builder, random_flat
 from scipy.optimize import linprog
 
@@ -85,6 +88,25 @@ def test_the_minimum_of_a_row_is_never_above_a_points_value(p, dtype, scale, sha
             assert Fraction(float(bound)) <= value
             assert Fraction(float(least)) <= value
             assert Fraction(float(greatest)) >= value
+
+
+@every_dtype
+@pytest.mark.parametrize("seed", range(6))
+def test_the_minimum_over_a_box_is_never_above_the_exact_one(seed, dtype):
+    """Rows and boxes of hostile numbers: min and max of a . x, against the exact corner."""
+    rng = np.random.default_rng([85, seed])
+    for _ in range(20):
+        a = nasty(rng, (4, 7), dtype)
+        lower, upper = box_around(rng, nasty(rng, (7,), dtype))
+        a[1, 3:5] = a[1, 0], -a[1, 0]
+        lower[3], upper[3], lower[4], upper[4] = lower[0], upper[0], upper[0], upper[0]
+        box = Region(lower[None], upper[None])
+        ends = exact(a) * exact(lower), exact(a) * exact(upper)
+        least, greatest = (f.reduce(ends).sum(axis=1) for f in (np.minimum, np.maximum))
+        low, high = extremes(a[None], box)
+        assert (exact(minimum(a[None], box)[0]) <= least).all()
+        assert (exact(low[0]) <= least).all()
+        assert (exact(high[0]) >= greatest).all()
 
 
 @every_p

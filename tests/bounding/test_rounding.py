@@ -5,6 +5,7 @@ Truth is the network in rational arithmetic at a point; a lower bound above it a
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -233,3 +234,117 @@ def test_knowledge_is_what_rounding_is_judged_by():
     assert isinstance(known, Knowledge)
     rows = row_form(graph.output, np.array([[[0.0, 1.0]]]))
     assert backward(known, rows, rounding=False)[0, 0] > backward(known, rows)[0, 0] + 1
+
+
+@pytest.mark.parametrize("seed", range(12))
+@every_dtype
+def test_coefficients_that_cancel_inside_a_product_prove_nothing(dtype, seed):
+    """a1 w1 - a2 w2 with a2 ~ a1 w1 / w2: what is left of the coefficient is rounding, and the bound must say so."""
+    rng = np.random.default_rng([53, seed])
+    for _ in range(10):
+        kind = np.dtype(dtype).type
+        w = (rng.uniform(1, 2, 2) * 1e3).astype(dtype)
+        a = rng.uniform(1, 2, 2).astype(dtype)
+        a[1] = kind(float(a[0]) * float(w[0]) / float(w[1]))
+        first = ops.Linear(w[:, None].astype(np.float64), np.zeros(2))
+        second = ops.Linear(np.array([[a[0], -a[1]], [-a[0], a[1]]], dtype=np.float64), np.zeros(2))
+        graph = chain((first, (0,), (2,)), (second, (1,), (2,)))
+        assert_never_above(graph, [1.0], [2.0], "crown", dtype, [[1.0], [2.0]])
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+@every_dtype
+def test_biases_that_cancel_in_one_dot_product_prove_nothing(dtype, order):
+    """Rows gathered from a matrix meet biases of giant, -1 and -giant: their sum loses the -1."""
+    giant = GIANT[dtype]
+    for small in (-1.0, 1.0):
+        shift = np.array([giant, small, -giant])[list(order)]
+        first = ops.Linear(np.ones((3, 1)), shift)
+        second = ops.Linear(np.ones((1, 3)))
+        graph = chain((first, (0,), (3,)), (second, (1,), (1,)), (ops.Relu(), (2,), (1,)))
+        assert_never_above(graph, [1.0], [2.0], "crown", dtype, [[1.0], [2.0]])
+        wide = chain(
+            (first, (0,), (3,)), (second, (1,), (1,)), (ops.Relu(), (2,), (1,)), (ops.Scale(-np.ones(1)), (3,), (1,))
+        )
+        assert_never_above(wide, [1.0], [2.0], "crown", dtype, [[1.0], [2.0]])
+
+
+@pytest.mark.parametrize("seed", range(6))
+@every_dtype
+def test_a_branch_that_cancels_a_chord_proves_nothing(dtype, seed):
+    """c' x - c relu(x), c' = c s for the chord's slope s, rounded: coefficients cancel, their rounding does not."""
+    rng = np.random.default_rng([54, seed])
+    kind = np.dtype(dtype).type
+    for _ in range(20):
+        low, high = -kind(10.0 ** -rng.uniform(4, 8)), kind(1)
+        chord = high / (high - low)
+        c = kind(rng.uniform(1, 2))
+        direct = ops.Scale(np.array([float(kind(c * chord))]))
+        hinged = ops.Scale(np.array([float(-c)]))
+        graph = chain(
+            (ops.Reshape((1,)), (0,), (1,)),
+            (ops.Relu(), (1,), (1,)),
+            (direct, (1,), (1,)),
+            (hinged, (2,), (1,)),
+            (ops.Concat(0), (3, 4), (2,)),
+            (ops.SumAxes((0,)), (5,), (1,)),
+        )
+        assert_never_above(graph, [float(low)], [float(high)], "crown", dtype, [[float(low)], [float(high)], [0.0]])
+
+
+@pytest.mark.parametrize("seed", range(6))
+@every_dtype
+@every_method
+def test_networks_within_the_stated_errors_stay_inside(method, dtype, seed):
+    """Every network whose constants are within weight_error and bias_error of the stored ones is bounded, exactly."""
+    rng = np.random.default_rng([55, seed])
+    weight_error, bias_error = [(1e-3, 1e-2), (1e-3, 0.0), (0.0, 1e-2)][seed % 3]
+    stored, true = [], []
+    for rows, columns in [(4, 3), (3, 4), (2, 3)]:
+        weight, shift = (
+            rng.standard_normal(s).astype(np.float32).astype(np.float64) for s in ((rows, columns), (rows,))
+        )
+        stored.append(ops.Linear(weight, shift, weight_error, bias_error if seed % 2 else np.full(rows, bias_error)))
+        signs = rng.choice([-1.0, 1.0], (rows, columns)), rng.choice([-1.0, 1.0], rows)
+        true.append(ops.Linear(weight * (1 + 0.999 * weight_error * signs[0]), shift + 0.999 * bias_error * signs[1]))
+    graph, other = (
+        chain(
+            (a, (0,), (4,)),
+            (ops.Relu(), (1,), (4,)),
+            (b, (2,), (3,)),
+            (ops.Relu(), (3,), (3,)),
+            (c, (4,), (2,)),
+            inputs=3,
+        )
+        for a, b, c in (stored, true)
+    )
+    for _ in range(10):
+        x = rng.standard_normal(3).astype(np.float32).astype(np.float64)
+        tensor = torch.tensor(x[None], dtype={"float64": torch.float64, "float32": torch.float32}[dtype])
+        low, high = bounds(graph, tensor, tensor, method, iterations=2)
+        y = run(other, x)
+        assert (exact(low[0]) <= y).all()
+        assert (exact(high[0]) >= y).all()
+
+
+@every_dtype
+def test_constants_that_grow_by_less_than_an_ulp_prove_nothing(dtype):
+    """1 + 80 biases of 0.6 ulp: float sums round each up to an ulp, and end 32 ulps above the truth."""
+    step = 0.6 * float(np.finfo(dtype).eps)
+    step = float(np.dtype(dtype).type(step))
+    for sign in (1.0, -1.0):
+        layers = [(ops.Linear(np.ones((1, 1)), np.array([sign * step])), (i,), (1,)) for i in range(80)]
+        graph = chain(*layers, (ops.Linear(np.ones((1, 1)), np.array([sign])), (80,), (1,)))
+        x = 1e-9
+        box = np.array([[x]], dtype=dtype)
+        truth = run(graph, box[0])[0]
+        known = propagate(graph.cast(box), Region(box, box))
+        rows = row_form(graph.output, np.ones((1, 1, 1), dtype=dtype))
+        low, high = both(known, rows)
+        assert exact(backward(known, rows))[0, 0] <= truth
+        assert exact(affine_tail(known, rows))[0, 0] <= truth
+        assert exact(low)[0, 0] <= truth
+        assert exact(high)[0, 0] >= truth
+        down = row_form(graph.output, -np.ones((1, 1, 1), dtype=dtype))
+        assert exact(backward(known, down))[0, 0] <= -truth
+        assert exact(affine_tail(known, down))[0, 0] <= -truth

@@ -9,9 +9,9 @@ from exact import exact, values
 from random_nets import Builder, boxes_for, samples
 
 from certify.bounding.crown import backward, both, unit_form
-from certify.bounding.propagate import propagate
+from certify.bounding.propagate import bound_neurons, propagate
 from certify.bounding.region import Region
-from certify.bounding.windows import frames, window_form
+from certify.bounding.windows import frames
 from certify.frontends.windows import Geometry
 
 GEOMETRIES = {
@@ -83,14 +83,15 @@ def compare(graph, library):
     rng = np.random.default_rng(92)
     neurons = np.stack([rng.permutation(count)[:40] for _ in range(3)])
     neurons = neurons if library == "numpy" else torch.as_tensor(neurons)
-    for sign in (1, -1):
-        plain = backward(known, unit_form(known, start, neurons, sign))
-        window = backward(known, window_form(known, start, neurons, sign, plan, parallel=False))
-        np.testing.assert_allclose(np.asarray(window), np.asarray(plain), rtol=1e-9, atol=1e-10)
-    low, high = both(known, unit_form(known, start, neurons, 1))
-    low2, high2 = both(known, window_form(known, start, neurons, 1, plan, parallel=True))
-    np.testing.assert_allclose(np.asarray(low2), np.asarray(low), rtol=1e-9, atol=1e-10)
-    np.testing.assert_allclose(np.asarray(high2), np.asarray(high), rtol=1e-9, atol=1e-10)
+    plain = backward(known, unit_form(known, start, neurons, 1)), -backward(known, unit_form(known, start, neurons, -1))
+    assert_same(bound_neurons(known, start, neurons), plain)
+    parallel = both(known, unit_form(known, start, neurons, 1))
+    assert_same(bound_neurons(known, start, neurons, parallel=True), parallel)
+
+
+def assert_same(mine, theirs):
+    for a, b in zip(mine, theirs, strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])

@@ -11,11 +11,14 @@ from exact import matrices
 from random_nets import Builder, boxes_for, random_flat, random_image, relu_mlp, samples
 
 from certify import ops
+from certify.bounding import propagate as propagate_module
 from certify.bounding.api import bounds
 from certify.bounding.interval import ibp
 from certify.bounding.margins import METHODS, Networks, prove
+from certify.bounding.region import Region
 from certify.frontends.windows import Geometry
 from certify.graph import Graph, Node
+from certify.ops import Slopes
 from certify.property import Box, Case, Polytope
 from certify.rules import bias
 
@@ -261,3 +264,62 @@ def test_a_point_is_bounded_by_its_value(seed, method):
     low, high = outputs(graph, x, x, method)
     np.testing.assert_allclose(low, graph(x), rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(high, graph(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("p", [0, 1, 2])
+@pytest.mark.parametrize("limit", [1, 200, 3000])
+@pytest.mark.parametrize("kind", ["flat", "image"])
+def test_the_size_of_chunks_changes_nothing(kind, limit, p, monkeypatch):
+    """Backward passes cut into single neurons or samples, put together rightly: same boxes, with chosen slopes, too."""
+    graph = random_flat(7, depth=5) if kind == "flat" else random_image(4, depth=4)
+    graph = graph.cast(torch.zeros(1).double())
+    lower, upper = (torch.tensor(x.reshape(len(x), -1)) for x in boxes_for(graph, 7, count=5))
+    ball = {} if p == 0 else {"center": (lower + upper) / 2, "radius": torch.full((5,), 0.3).double(), "p": p}
+    region = Region(lower, upper, **ball)
+    found = []
+    for size in (propagate_module.CHUNK, limit):
+        monkeypatch.setattr(propagate_module, "CHUNK", size)
+        known = propagate_module.propagate(graph, region)
+        sides = {start: chosen_slopes(known, start) for start in propagate_module.starts(graph)}
+        sharper = propagate_module.propagate(graph, region, slopes=sides, previous=known)
+        found.append([side for run in (known, sharper) for box in run.boxes for side in box])
+    for mine, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-10, atol=1e-10)
+
+
+def chosen_slopes(known, start):
+    """Random slopes of their own for every neuron of a start node, both sides."""
+    torch.manual_seed(start)
+    graph, count = known.graph, len(known.region.lower)
+    size = int(np.prod(graph.nodes[start].shape))
+    neurons = torch.stack([torch.randperm(size) for _ in range(count)])
+    sides = []
+    for _ in range(2):
+        choice = {}
+        for index in graph.ancestors(start):
+            op, width = graph.nodes[index].op, int(np.prod(graph.nodes[index].shape))
+            slope = torch.rand(count, size, width).double()
+            if isinstance(op, ops.Relu):
+                choice[index] = Slopes(slope)
+            elif isinstance(op, ops.Sigmoid):
+                choice[index] = Slopes(slope / 4, 0.25 - slope / 4)
+        sides.append(choice)
+    return propagate_module.Sides(neurons, *sides)
+
+
+@every_seed
+@pytest.mark.parametrize("kind", ["flat", "image"])
+def test_bounds_under_any_chosen_slopes_hold_sampled_points(kind, seed):
+    """Slopes are proposals: whatever they are, within their range, the nodes' boxes hold."""
+    graph = random_flat(seed, depth=5) if kind == "flat" else random_image(seed, depth=4)
+    graph = graph.cast(torch.zeros(1).double())
+    lower, upper = boxes_for(graph, seed)
+    region = Region(*(torch.tensor(x.reshape(len(x), -1)) for x in (lower, upper)))
+    known = propagate_module.propagate(graph, region, crown=False)
+    sides = {start: chosen_slopes(known, start) for start in propagate_module.starts(graph)}
+    boxes = propagate_module.propagate(graph, region, slopes=sides).boxes
+    for b in range(len(lower)):
+        nodes = graph.evaluate(torch.tensor(samples(lower[b], upper[b], seed, 400)))
+        for value, (low, high) in zip(nodes, boxes, strict=True):
+            assert bool((value >= low[b] - 1e-9).all())
+            assert bool((value <= high[b] + 1e-9).all())

@@ -262,3 +262,18 @@ def test_a_polytope_without_rows_is_never_excluded_and_none_is_always():
     proofs = prove(nets, [Case(box, (everything,)), Case(box, ())], "crown")
     assert proofs[0].lower == -np.inf
     assert proofs[1].lower == np.inf
+
+
+@every_method
+def test_a_conjunction_is_excluded_by_its_best_row_and_a_union_by_its_worst_polytope(method):
+    """y = x on [0, 1]: {y <= -1 and y >= 9} is missed by 1 and by 8, so by 8; {y >= 3} by 2, {y >= 3/2} by 1/2."""
+    b = Builder((1,))
+    graph = b.graph(b.linear(0, np.ones((1, 1))))
+    none = np.zeros(2, dtype=bool)
+    both = Polytope(np.array([[1.0], [-1.0]]), np.array([-1.0, -9.0]), np.array([-1.0, -9.0]), none)
+    far = Polytope(np.array([[-1.0]]), np.array([-3.0]), np.array([-3.0]), none[:1])
+    near = Polytope(np.array([[-1.0]]), np.array([-1.5]), np.array([-1.5]), none[:1])
+    box = Box.exact(np.zeros(1), np.ones(1))
+    cases = [Case(box, (both,)), Case(box, (far,)), Case(box, (both, far)), Case(box, (far, near, both))]
+    proofs = prove(Networks.of(graph, torch.device("cpu")), cases, method)
+    np.testing.assert_allclose([p.lower for p in proofs], [8.0, 2.0, 2.0, 0.5], rtol=1e-12)

@@ -46,7 +46,7 @@ class Knowledge:
         count = box[0].shape[0]
         return box[0].reshape((count, -1)), box[1].reshape((count, -1))
 
-    def narrow(self, rows: Array, last: int | None = None) -> Knowledge:
+    def narrow(self, rows: Array | slice, last: int | None = None) -> Knowledge:
         """The knowledge of some samples, about nodes up to `last`."""
         keep = range(len(self.boxes) if last is None else last + 1)
         boxes = [None if (b := self.boxes[i]) is None else (b[0][rows], b[1][rows]) for i in keep]
@@ -234,9 +234,7 @@ def both(known: Knowledge, form: Form) -> Interval:
             shapes = tuple(graph.nodes[i].shape for i in node.inputs)
             parts = transpose(node.op, a.reshape((count * specs, *node.shape)), shapes)
         else:
-            first = relaxation(known, index, Slopes())
-            lines = relaxation(known, index, Slopes(first.upper_slope, first.upper_slope))
-            a, change, wrong = parallel_lines(a, lines, spread)
+            a, change, wrong = parallel_lines(a, *parallel_relaxation(known, index, spread))
             middle, radius, spread = middle + change, radius + wrong, None
             parts = (a,)
         if spread is not None:
@@ -305,16 +303,22 @@ def through(a: Array, lines: Relaxation, weight: Array | None) -> tuple[Array, A
     return positive * lines.lower_slope + negative * lines.upper_slope, change, wrong
 
 
-def parallel_lines(a: Array, lines: Relaxation, weight: Array | None) -> tuple[Array, Array, Array]:
-    """One nonlinear step with parallel lines: (coefficients, change of the middle, growth of the radius), rounding
-    included.
+def parallel_relaxation(known: Knowledge, index: int, weight: Array | None) -> tuple[Array, Array, Array]:
+    """(slope, middle, spread), each (B, 1, n): s z + middle +- spread encloses the node, rounding weight in the
+    spread.
     """
-    unit = UNIT_ROUNDOFF[dtype_name(a)]
+    first = relaxation(known, index, Slopes())
+    lines = relaxation(known, index, Slopes(first.upper_slope, first.upper_slope))
+    unit = UNIT_ROUNDOFF[dtype_name(lines.upper_slope)]
     spread = (lines.upper_intercept - lines.lower_intercept) * (0.5 + 4 * unit)
     if weight is not None:
         spread = spread + weight[:, None, :]
-    change = _dot(a, (lines.upper_intercept + lines.lower_intercept) * 0.5)
-    return a * lines.upper_slope, change, _dot(namespace(a).abs(a), spread)
+    return lines.upper_slope, (lines.upper_intercept + lines.lower_intercept) * 0.5, spread
+
+
+def parallel_lines(a: Array, slope: Array, middle: Array, spread: Array) -> tuple[Array, Array, Array]:
+    """One nonlinear step with parallel lines: (coefficients, change of the middle, growth of the radius)."""
+    return a * slope, _dot(a, middle), _dot(namespace(a).abs(a), spread)
 
 
 def _dot(a: Array, vector: Array) -> Array:

@@ -42,8 +42,8 @@ from certify.rules import Interval, is_affine, terms
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
-# Coefficients per backward chunk: about 16 MB in float32, near the caches' size; larger chunks measured slower.
-CHUNK = 4_000_000
+# Coefficients per backward chunk: 16 MB in float64, near the caches' size; larger and smaller chunks measured slower.
+CHUNK = 2_000_000
 # Rows of padding that cost less than the fixed costs of one more pass (some 40 array calls).
 SMALL_PASS = 64
 
@@ -193,25 +193,38 @@ def refine(known: Knowledge, index: int, rough: Knowledge | None = None) -> Inte
     Samples with similar numbers of such neurons go together, so that little padding is computed.
     """
     shape = (known.region.lower.shape[0], *known.graph.nodes[index].shape)
-    lower, upper = known.flat(index)
-    for sieve in (rough, known):
-        if sieve is None:
-            continue
-        now = replace(known, boxes=_with(known.boxes, index, (lower.reshape(shape), upper.reshape(shape))))
-        mask = unsettled(now, index)
-        counts = to_numpy(mask.sum(axis=1))
-        for group in groups(counts):
-            rows = like_index(group, lower)
-            whole = len(group) == len(counts)
-            some = sieve if whole else sieve.narrow(rows, index)
-            neurons = pick(mask if whole else mask[rows], int(counts[group].max()))
-            below, above = bound_neurons(some, index, neurons, parallel=sieve is rough)
-            old = (lower, upper) if whole else (lower[rows], upper[rows])
-            new = _put_tighter(
-                old, neurons, (namespace(lower).astype(below, lower.dtype), namespace(lower).astype(above, lower.dtype))
-            )
-            lower, upper = put_rows(lower, group, new[0]), put_rows(upper, group, new[1])
-    return lower.reshape(shape), upper.reshape(shape)
+    box = known.flat(index)
+    if rough is not None:
+        box = _sieve(known, index, box, rough, parallel=True)
+    box = _sieve(known, index, box, known, parallel=False)
+    return box[0].reshape(shape), box[1].reshape(shape)
+
+
+def _sieve(known: Knowledge, index: int, box: Interval, source: Knowledge, *, parallel: bool) -> Interval:
+    """box (B, n) intersected with what one kind of pass over `source` gives for the neurons that are still
+    unsettled.
+    """
+    xp = namespace(box[0])
+    mask = _unsettled_within(known, index, box)
+    counts = to_numpy(mask.sum(axis=1))
+    lower, upper = box
+    for group in groups(counts):
+        rows = like_index(group, lower)
+        whole = len(group) == len(counts)
+        some = source if whole else source.narrow(rows, index)
+        neurons = pick(mask if whole else mask[rows], int(counts[group].max()))
+        below, above = bound_neurons(some, index, neurons, parallel=parallel)
+        old = (lower, upper) if whole else (lower[rows], upper[rows])
+        new = _put_tighter(old, neurons, (xp.astype(below, lower.dtype), xp.astype(above, lower.dtype)))
+        lower, upper = put_rows(lower, group, new[0]), put_rows(upper, group, new[1])
+    return lower, upper
+
+
+def _unsettled_within(known: Knowledge, index: int, box: Interval) -> Array:
+    """`unsettled` with a sharper box for the node, (B, n)."""
+    shape = (box[0].shape[0], *known.graph.nodes[index].shape)
+    sharper = (box[0].reshape(shape), box[1].reshape(shape))
+    return unsettled(replace(known, boxes=_with(known.boxes, index, sharper)), index)
 
 
 def sharpen(known: Knowledge, index: int, sides: Sides) -> Interval:
@@ -228,22 +241,49 @@ def bound_neurons(
     """(lower, upper), each (B, K), of some neurons of one node, in chunks that fit the caches.
 
     parallel: one pass for both sides with parallel lines; else CROWN, one pass a side, with the slopes of `sides`.
+    Chunks are of few samples with many neurons each: what a pass prepares (relaxations, windows) it prepares per
+    sample.
     """
     xp = namespace(known.region.lower)
     width = max(math.prod(known.graph.nodes[i].shape) for i in known.graph.ancestors(index))
-    rows = max(1, CHUNK // (width * neurons.shape[0]))
-    below, above = [], []
-    for first in range(0, neurons.shape[1], rows):
-        part = neurons[:, first : first + rows]
-        if parallel:
-            lower, upper = both(known, start_form(known, index, part, parallel=True))
-        else:
-            low, high = (None, None) if sides is None else (sides.below, sides.above)
-            lower = one_side(known, index, part, 1, _slice(low, first, rows))
-            upper = -one_side(known, index, part, -1, _slice(high, first, rows))
-        below.append(lower)
-        above.append(upper)
-    return (below[0], above[0]) if len(below) == 1 else (xp.concat(below, axis=1), xp.concat(above, axis=1))
+    count, total = neurons.shape
+    samples = min(count, max(1, CHUNK // (width * total)))
+    rows = max(1, CHUNK // (width * samples))
+    bands = []
+    for first in range(0, count, samples):
+        some = slice(first, first + samples)
+        part = known if samples >= count else known.narrow(some, index)
+        cells = []
+        for begin in range(0, total, rows):
+            chunk = slice(begin, begin + rows)
+            cells.append(_both_sides(part, index, neurons[some, chunk], parallel, _cut(sides, some, chunk)))
+        bands.append(tuple(xp.concat(side, axis=1) if len(side) > 1 else side[0] for side in zip(*cells, strict=True)))
+    below, above = (xp.concat(side, axis=0) if len(side) > 1 else side[0] for side in zip(*bands, strict=True))
+    return below, above
+
+
+def _both_sides(known: Knowledge, index: int, neurons: Array, parallel: bool, sides: Sides | None) -> Interval:
+    """One chunk of `bound_neurons`."""
+    if parallel:
+        return both(known, start_form(known, index, neurons, parallel=True))
+    low, high = (None, None) if sides is None else (sides.below, sides.above)
+    return one_side(known, index, neurons, 1, low), -one_side(known, index, neurons, -1, high)
+
+
+def _cut(sides: Sides | None, samples: slice, neurons: slice) -> Sides | None:
+    """The slopes of some samples and neurons."""
+    if sides is None:
+        return None
+
+    def cut(slope: Array | None) -> Array | None:
+        if slope is None:
+            return None
+        return slope[samples] if slope.shape[1] == 1 else slope[samples, neurons]
+
+    def cut_all(choice: Choice) -> Choice:
+        return {node: Slopes(cut(s.lower), cut(s.upper)) for node, s in choice.items()}
+
+    return Sides(sides.neurons[samples, neurons], cut_all(sides.below), cut_all(sides.above))
 
 
 def one_side(
@@ -273,17 +313,6 @@ def start_form(
 
 def _shared(slopes: Slopes) -> bool:
     return all(s is None or s.shape[1] == 1 for s in (slopes.lower, slopes.upper))
-
-
-def _slice(choice: Choice | None, first: int, count: int) -> Choice | None:
-    """The slopes of neurons first ... first + count."""
-    if choice is None:
-        return None
-
-    def cut(slope: Array | None) -> Array | None:
-        return slope if slope is None or slope.shape[1] == 1 else slope[:, first : first + count]
-
-    return {node: Slopes(cut(s.lower), cut(s.upper)) for node, s in choice.items()}
 
 
 def groups(counts: IntArray) -> list[IntArray]:

@@ -29,7 +29,7 @@ class Region:
     radius: Array | None = None
     p: int = 0
 
-    def __getitem__(self, rows: Array) -> Region:
+    def __getitem__(self, rows: Array | slice) -> Region:
         """The sets of some samples."""
         if self.center is None or self.radius is None:
             return Region(self.lower[rows], self.upper[rows])

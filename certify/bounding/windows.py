@@ -28,7 +28,7 @@ from certify.arrays import (
     spread_rows,
     take_along,
 )
-from certify.bounding.crown import Choice, Form, Knowledge, parallel_lines, relaxation, through
+from certify.bounding.crown import Choice, Form, Knowledge, parallel_lines, parallel_relaxation, relaxation, through
 from certify.graph import Graph
 from certify.ops.base import Relaxation, Slopes, bias_slack, magnitude, weight_slack
 from certify.ops.conv import Conv
@@ -182,15 +182,18 @@ class _Windows:
                 return [(i, a if s > 0 else -a, frame) for i, s in zip(inputs, op.signs, strict=True)]
             assert isinstance(op, Conv)
             return [(inputs[0], self._through_conv(a, op, inputs[0], frame), frame.before(op))]
-        lines = self._lines(node, frame)
-        wide_weight = None if weight is None else self.gather(weight, node, frame)
         flat = a.reshape((a.shape[0] * a.shape[1], 1, -1))
-        gathered = Relaxation(*(self.gather(v, node, frame).reshape(flat.shape) for v in lines))
-        loss = None if wide_weight is None else wide_weight.reshape((flat.shape[0], -1))
         if self.carry.parallel:
-            flat, change, wrong = parallel_lines(flat, gathered, loss)
+            flat, change, wrong = parallel_lines(
+                flat, *(self._flat(v, node, frame) for v in self._parallel(node, weight))
+            )
         else:
-            flat, change, wrong = through(flat, gathered, loss)
+            lines = relaxation(known, node, self.carry.slopes.get(node, Slopes()))
+            fields = (lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept)
+            gathered = Relaxation(*(self._flat(v[:, 0], node, frame) for v in fields))
+            flat, change, wrong = through(
+                flat, gathered, None if weight is None else self._flat(weight, node, frame)[:, 0]
+            )
         self.error = self.error + wrong.reshape(self.error.shape)
         self._add(change.reshape(self.error.shape))
         return [(inputs[0], flat.reshape(a.shape), frame)]
@@ -199,13 +202,14 @@ class _Windows:
         self.constant = self.constant + change
         self.error = self.error + 4 * UNIT_ROUNDOFF[self.name] * namespace(change).abs(self.constant)
 
-    def _lines(self, node: int, frame: Frame) -> tuple[Array, Array, Array, Array]:
-        """The node's relaxation as four (B, n) vectors."""
-        lines = relaxation(self.known, node, self.carry.slopes.get(node, Slopes()))
-        if self.carry.parallel:
-            lines = relaxation(self.known, node, Slopes(lines.upper_slope, lines.upper_slope))
-        wide = (lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept)
-        return tuple(v[:, 0] for v in wide)
+    def _parallel(self, node: int, weight: Array | None) -> tuple[Array, Array, Array]:
+        slope, middle, spread = parallel_relaxation(self.known, node, weight)
+        return slope[:, 0], middle[:, 0], spread[:, 0]
+
+    def _flat(self, vector: Array, node: int, frame: Frame) -> Array:
+        """`gather` as (B K, 1, C cells)."""
+        windows = self.gather(vector, node, frame)
+        return windows.reshape((windows.shape[0] * windows.shape[1], 1, -1))
 
     def _through_conv(self, a: Array, op: Conv, source: int, frame: Frame) -> Array:
         """The transposed convolution of the windows; cells in the padding are dropped."""

@@ -28,6 +28,8 @@ RESERVE_SECONDS = 0.5
 RESERVE_SHARE = 0.1
 # The stages are told to stop this much before the watchdog, so that they end by themselves.
 STAGE_SECONDS = 1.0
+# Share of the time limit that the last attack on what bounds leave open may take; longer ones found nothing more.
+LONG_ATTACK_SHARE = 0.25
 # A process older than this did something else before (a notebook, a server), or its system does not tell the truth.
 LONGEST_STARTUP = 60.0
 
@@ -141,7 +143,8 @@ def decide_property(model: str, spec: str, seed: int, deadline: float) -> Outcom
     # Values of the outputs matter here, not only their order.
     network = load_model(model, drop_softmax=False)
     prop = load_property(spec, network.graph.input_shape, int(np.prod(network.graph.output_shape)))
-    settings = Settings(timeout=max(0.001, deadline - time.monotonic()), seed=seed)
+    left = max(0.001, deadline - time.monotonic())
+    settings = Settings(timeout=left, seed=seed, long_attack=LONG_ATTACK_SHARE * left)
     (outcome,) = decide(network, [prop], settings, deadline=deadline)
     outcome, alarm = examine(outcome)
     if alarm:

@@ -169,7 +169,7 @@ def make_job(
 
 
 def execute(job: Job, given: Preprocessing, output: Output, watch: Watch | None = None) -> Report:
-    """Run the job into a new or resumed store, and report; with a folder, its files are written. Raises StoreError."""
+    """Run the job into a new or resumed store, and report; with a folder, its files are written. Raises DiskError."""
     parse_seconds(output.budget, option="--budget")
     start = time.monotonic()
     fingerprint = _fingerprint(job, given)

@@ -6,7 +6,8 @@ CertifyError
 │   │   ├── UnsupportedOps    every unsupported node at once
 │   │   └── ImportMismatch    our graph and onnxruntime disagree
 │   ├── PropertyError     a VNN-LIB file or property that cannot be read
-│   └── DataError         a data set that is missing, broken or of the wrong shape
+│   ├── DataError         a data set that is missing, broken or of the wrong shape
+│   └── DiskError         a place that cannot be written, or results that cannot be read back
 ├── NoSamples             nothing to do: the selection is empty           (exit 5)
 └── SoundnessError        a proof and a witness contradict each other     (exit 3)
 """
@@ -44,6 +45,10 @@ class PropertyError(UsageError):
 
 class DataError(UsageError):
     """A data set that is missing, broken or of the wrong shape."""
+
+
+class DiskError(UsageError):
+    """A place that cannot be written (disk full, no permission), or results that cannot be read back."""
 
 
 class NoSamples(CertifyError):

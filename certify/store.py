@@ -15,8 +15,7 @@ import io
 import json
 import os
 import sqlite3
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from certify.errors import UsageError
+from certify.disk import disk, write_atomically
+from certify.errors import DiskError, UsageError
 from certify.options import Radius
 from certify.verdict import Outcome, Verdict, Witness
 
@@ -49,10 +49,6 @@ _SELECT = (
     "SELECT s.position, s.id, s.label, s.predicted, r.eps, r.verdict, r.stage, r.reason, r.lower, r.upper, "
     "r.checked, r.seconds, r.snapped FROM results r JOIN samples s ON s.position = r.position"
 )
-
-
-class StoreError(UsageError):
-    """Results cannot be written or read back: disk full, no permission, damaged file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +100,7 @@ class Store:
             raise UsageError(f"--out {root}: exists already; {hint} another folder")
         created = _make_folder(root)
         try:
-            with _disk(root):
+            with disk(root):
                 (root / WITNESSES).mkdir()
                 store = Store(root, _connect(root), _lock_folder(root))
             try:
@@ -122,7 +118,7 @@ class Store:
         """The run in `root` again; raises UsageError unless it was begun with the same fingerprint and samples."""
         if not (root / DATABASE).is_file():
             raise UsageError(f"--resume: {root} holds no run ({DATABASE} is missing); leave --resume out to begin one")
-        with _disk(root):
+        with disk(root):
             store = Store(root, _connect(root), _lock_folder(root))
             try:
                 store._check_same(fingerprint, samples)
@@ -279,58 +275,41 @@ class Store:
             with np.load(source, allow_pickle=False) as arrays:
                 return Witness(arrays["x"], arrays["y"], snapped)
         except (OSError, ValueError, KeyError) as error:
-            raise StoreError(
+            raise DiskError(
                 f"{source}: the witness cannot be read back ({error}); it was removed or damaged"
             ) from error
 
     def _query(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        with _disk(self.root):
+        with self._kept():
             return self._db.execute(statement, values).fetchall()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _disk(self.root):
+        with self._kept():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                # On a full disk SQLite has rolled back by itself, and a second time would hide its reason.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Errors of the disk with the advice that what was committed before is not lost."""
+        with disk(
+            self.root or "the results in memory", "what was committed before is kept; free some space and resume"
+        ):
+            try:
+                yield
+            except sqlite3.IntegrityError as error:
+                raise DiskError(f"a second result for one sample and eps was refused ({error})") from error
 
 
 def _witness_name(sample: int, key: str) -> str:
     return f"{sample}-{key.replace('/', '_')}.npz"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """`path` holds all of `content` or what it held before; raises StoreError if the disk refuses."""
-    _replace(path, lambda temporary: temporary.write_bytes(content))
-
-
-def write_atomically_with(path: Path, write: Callable[[Path], object]) -> None:
-    """As `write_atomically`, where `write` fills a temporary path."""
-    _replace(path, write)
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    with _disk(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            write(temporary)
-            temporary.chmod(0o666 & ~_umask())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _connect(root: Path) -> sqlite3.Connection:
@@ -361,7 +340,7 @@ def _lock_folder(root: Path) -> int | None:
 def _make_folder(root: Path) -> list[Path]:
     """Create `root`; the folders that are new, outermost first."""
     new = [p for p in [*reversed(root.parents), root] if not p.exists()]
-    with _disk(root):
+    with disk(root):
         root.mkdir(parents=True, exist_ok=True)
     return new
 
@@ -373,18 +352,3 @@ def _remove_new(root: Path, created: Sequence[Path]) -> None:
     for folder in (root / WITNESSES, *reversed(created)):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-
-
-@contextmanager
-def _disk(place: Path | None) -> Iterator[None]:
-    """Turn what the disk or SQLite says into a StoreError with advice."""
-    try:
-        yield
-    except sqlite3.IntegrityError as error:
-        raise StoreError(f"{place}: a second result for one sample and eps was refused ({error})") from error
-    except (OSError, sqlite3.Error) as error:
-        detail = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise StoreError(
-            f"{place or 'the results'} cannot be written or read: {detail}. What was committed before is kept; "
-            "free some space, or give a place that can be written"
-        ) from error

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from certify.disk import write_atomically
 from certify.errors import CertifyError
 from certify.frontends.data import load_data
 from certify.models.architectures import cnn, mlp
-from certify.trainers.export import export_onnx, write_atomically
+from certify.trainers.export import export_onnx
 from certify.trainers.ibp import IbpObjective
 from certify.trainers.loop import Objective, Schedule, accuracy, train
 from certify.trainers.standard import cross_entropy

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up; a module belongs to the longest prefix that it bears.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("certify.errors", "certify.arrays", "certify.verdict", "certify.options", "certify.version"),
-    ("certify.rules",),
+    ("certify.rules", "certify.disk"),
     ("certify.graph", "certify.property"),
     ("certify.model",),
     ("certify.ops",),

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certify.errors import UsageError
+from certify.disk import write_atomically
+from certify.errors import DiskError, UsageError
 from certify.options import parse_eps
-from certify.store import Row, Store, StoreError, write_atomically
+from certify.store import Row, Store
 from certify.verdict import Outcome, Verdict, Witness
 
 RADII = parse_eps("1/255,2/255")
@@ -52,7 +53,7 @@ def test_what_is_recorded_is_read_back(tmp_path: Path) -> None:
 def test_a_second_result_is_refused_and_the_first_stays(tmp_path: Path) -> None:
     with Store.create(tmp_path / "run", PRINT, SAMPLES) as store:
         store.record([Row(0, RADII[0], Outcome(Verdict.VERIFIED, "CROWN"))])
-        with pytest.raises(StoreError, match="second result"):
+        with pytest.raises(DiskError, match="second result"):
             store.record([Row(1, RADII[0], falsified()), Row(0, RADII[0], Outcome(Verdict.UNKNOWN, "IBP"))])
         assert store.verdicts(0) == {"1/255": Verdict.VERIFIED}
         assert store.verdicts(1) == {}, "a batch is committed whole or not at all"
@@ -99,7 +100,7 @@ def test_a_damaged_database_is_a_clear_error(tmp_path: Path) -> None:
     out = tmp_path / "run"
     Store.create(out, PRINT, SAMPLES).close()
     (out / "results.sqlite").write_bytes(b"not a database at all" * 100)
-    with pytest.raises(StoreError, match="cannot be written or read"):
+    with pytest.raises(DiskError, match="cannot be written or read"):
         Store.resume(out, PRINT, SAMPLES)
 
 
@@ -113,11 +114,11 @@ def test_two_writers_are_kept_apart(tmp_path: Path) -> None:
 
 
 def test_a_failed_beginning_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="second result"):
+    with pytest.raises(DiskError, match="second result"):
         Store.create(tmp_path / "new" / "run", PRINT, [(1, 0), (1, 0)])
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be written"):
+    with pytest.raises(DiskError, match="cannot be written"):
         Store.create(tmp_path / "file" / "run", PRINT, SAMPLES)
 
 
@@ -130,10 +131,26 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(StoreError, match="No space left on device"):
+    with pytest.raises(DiskError, match="No space left on device"):
         write_atomically(target, b"new")
     assert target.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_full_database_names_its_reason_and_loses_nothing(tmp_path: Path) -> None:
+    """SQLite rolls back by itself when the disk is full; a second rollback must not hide that."""
+    out = tmp_path / "run"
+    with Store.create(out, PRINT, SAMPLES) as store:
+        store.record([Row(0, RADII[0], Outcome(Verdict.VERIFIED, "IBP", lower=1.0))])
+        pages = store._query("PRAGMA page_count")[0][0]
+        store._query(f"PRAGMA max_page_count = {pages}")
+        long = Outcome(Verdict.UNKNOWN, "IBP", "why " * 10_000)
+        with pytest.raises(DiskError, match="full; what was committed before is kept"):
+            store.record([Row(1, RADII[0], long)])
+        assert store.finished(RADII[0]) == {0}
+    with Store.resume(out, PRINT, SAMPLES) as store:
+        store.record([Row(1, RADII[0], long)])
+        assert store.finished(RADII[0]) == {0, 1}
 
 
 @given(

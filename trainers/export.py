@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from certify.disk import write_atomically
 from certify.errors import ModelError
 from certify.frontends.torch_export import onnx_bytes
 
@@ -31,7 +31,7 @@ def export_onnx(
 
     example: an input batch (B, ...), only its shape matters. metadata: any of METADATA_KEYS; stored as
     metadata_props `certify.<key>`. mean, std: per channel; with them the file takes raw inputs. The model is compared
-    with onnxruntime before it is written. Raises ModelError, ImportMismatch, OSError.
+    with onnxruntime before it is written. Raises ModelError, ImportMismatch, DiskError.
     """
     unknown = sorted(set(metadata) - set(METADATA_KEYS))
     if unknown:
@@ -40,18 +40,3 @@ def export_onnx(
     data = onnx_bytes(module, example, mean=mean, std=std, metadata=metadata)
     write_atomically(target, data)
     return target
-
-
-def write_atomically(target: Path, data: bytes) -> None:
-    """The file holds `data`, or is as it was before: a temporary file beside it takes its place at the end."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -91,7 +91,7 @@ class Answer:
         return True
 
     def _write(self, text: str) -> None:
-        from certify.store import write_atomically
+        from certify.disk import write_atomically
 
         if self._file is not None:
             write_atomically(self._file, (text + "\n").encode())

@@ -11,9 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from certify.disk import write_atomically, write_atomically_with
 from certify.report.accounting import CONFIDENCE, Bracket, stage_seconds
 from certify.report.result import ARITHMETIC, CHECKING, Report, row
-from certify.store import write_atomically, write_atomically_with
 
 PACKAGES = ("certify", "numpy", "scipy", "onnx", "onnxruntime", "torch", "scikit-learn", "pandas", "pyarrow")
 
@@ -32,7 +32,7 @@ def document(report: Report, options: Mapping[str, object]) -> dict[str, Any]:
 
 
 def write_files(report: Report, options: Mapping[str, object]) -> None:
-    """Write the three files into report.out; StoreError if the disk refuses."""
+    """Write the three files into report.out; DiskError if the disk refuses."""
     assert report.out is not None, "a report without a folder has no files"
     frame = report.to_pandas()
     csv = frame.to_csv(index=False, lineterminator="\n").encode()

@@ -216,6 +216,7 @@ def test_an_out_that_cannot_be_written(linear: Path, exact: ModuleType) -> None:
 
 
 def test_a_full_disk_keeps_what_was_committed(linear: Path, exact: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    import certify.disk
     import certify.store
 
     original, count = certify.store.write_atomically, 0
@@ -224,7 +225,7 @@ def test_a_full_disk_keeps_what_was_committed(linear: Path, exact: ModuleType, m
         nonlocal count
         count += 1
         if count == 4:
-            with certify.store._disk(path):
+            with certify.disk.disk(path):
                 raise OSError(28, "No space left on device")
         original(path, content)
 

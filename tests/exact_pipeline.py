@@ -21,7 +21,6 @@ from certify.model import Model
 from certify.property import Box, Property
 from certify.verdict import Outcome, Verdict
 
-METHODS = ("auto", "attack", "ibp", "crown", "alpha-crown")
 Spoil = Callable[[Sequence[Property], list[Outcome]], list[Outcome]]
 
 
@@ -31,6 +30,7 @@ class Settings:
     timeout: float = 60.0
     seed: int = 0
     device: str = "auto"
+    long_attack: float = 2.0
 
 
 class Hooks:

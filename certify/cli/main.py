@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import tempfile
 import traceback
@@ -10,14 +11,12 @@ from typing import Any
 
 import click
 
+from certify.cli.codes import ALARM, INTERRUPTED
 from certify.cli.doctor import doctor
 from certify.cli.run import run
 from certify.cli.vnnlib_command import vnnlib
 from certify.errors import CertifyError
 from certify.version import __version__
-
-INTERNAL = 3
-INTERRUPTED = 130
 
 EPILOG = """
 \b
@@ -54,7 +53,7 @@ class Commands(click.Group):
             raise
         except Exception as error:
             _log_trace()
-            raise _refuse(_crash(error), INTERNAL) from error
+            raise _refuse(_crash(error), ALARM) from error
 
 
 def _refuse(message: str, exit_code: int) -> click.exceptions.Exit:
@@ -102,5 +101,10 @@ cli.add_command(doctor)
 
 
 def main() -> None:
-    """The console script."""
-    cli(prog_name="certify")
+    """The console script. It ends without unloading what is loaded: torch and onnxruntime take up to a second."""
+    try:
+        cli(prog_name="certify")
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else ALARM)

@@ -11,18 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from certify.cli.codes import ALARM, INTERRUPTED, UNDECIDED
 from certify.errors import UsageError
-from certify.options import LAYOUTS, NORMS, parse_eps, parse_floats, parse_ids, parse_range, parse_seconds
+from certify.options import LAYOUTS, METHODS, NORMS, parse_eps, parse_floats, parse_ids, parse_range, parse_seconds
 
 if TYPE_CHECKING:
     from certify.api import Output, Preprocessing, Selection
     from certify.report.result import Report
     from certify.runner import Job, Progress, Watch
-
-METHODS = ("auto", "attack", "ibp", "crown", "alpha-crown")
-ALARM = 3
-UNDECIDED = 4
-INTERRUPTED = 130
 
 EPILOG = """
 \b

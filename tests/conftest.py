@@ -11,6 +11,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+# The networks of tests are tiny: threads cost more than they bring, on a busy machine by a factor of ten.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARED_VARIABLE = "CERTIFY_SHARED"
 SHARED_REASON = "no shared benchmark files"
 

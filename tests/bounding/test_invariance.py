@@ -266,15 +266,14 @@ def test_a_point_is_bounded_by_its_value(seed, method):
     np.testing.assert_allclose(high, graph(x), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("p", [0, 1, 2])
-@pytest.mark.parametrize("limit", [1, 200, 3000])
+@pytest.mark.parametrize(("limit", "p"), [(1, 0), (1, 2), (3000, 0), (3000, 1)])
 @pytest.mark.parametrize("kind", ["flat", "image"])
 def test_the_size_of_chunks_changes_nothing(kind, limit, p, monkeypatch):
     """Backward passes cut into single neurons or samples, put together rightly: same boxes, with chosen slopes, too."""
     graph = random_flat(7, depth=5) if kind == "flat" else random_image(4, depth=4)
     graph = graph.cast(torch.zeros(1).double())
-    lower, upper = (torch.tensor(x.reshape(len(x), -1)) for x in boxes_for(graph, 7, count=5))
-    ball = {} if p == 0 else {"center": (lower + upper) / 2, "radius": torch.full((5,), 0.3).double(), "p": p}
+    lower, upper = (torch.tensor(x.reshape(len(x), -1)) for x in boxes_for(graph, 7, count=3))
+    ball = {} if p == 0 else {"center": (lower + upper) / 2, "radius": torch.full((3,), 0.3).double(), "p": p}
     region = Region(lower, upper, **ball)
     found = []
     for size in (propagate_module.CHUNK, limit):

@@ -19,7 +19,7 @@ import numpy as np
 
 from certify.arrays import is_torch, to_numpy
 from certify.errors import DataError, NoSamples, SoundnessError, UsageError
-from certify.options import NORMS, EpsLike, Radius, parse_eps, parse_range, parse_seconds
+from certify.options import NORMS, EpsLike, Radius, format_ids, parse_eps, parse_range, parse_seconds
 from certify.report.result import Report
 from certify.runner import Job, Watch
 from certify.runner import run as run_job
@@ -109,7 +109,9 @@ def load_model(source: Any, preprocessing: Preprocessing, example: Any = None) -
 
     from certify.frontends.torch_import import from_torch
 
-    return from_torch(source, torch.as_tensor(example), mean=p.mean, std=p.std)
+    return from_torch(
+        source, torch.as_tensor(example), mean=p.mean, std=p.std, input_range=p.input_range or DEFAULT_RANGE
+    )
 
 
 def load_data(selection: Selection, model: Model, given: Preprocessing) -> Dataset:
@@ -172,7 +174,8 @@ def execute(job: Job, given: Preprocessing, output: Output, watch: Watch | None 
     """Run the job into a new or resumed store, and report; with a folder, its files are written. Raises DiskError."""
     parse_seconds(output.budget, option="--budget")
     start = time.monotonic()
-    fingerprint = _fingerprint(job, given)
+    options = _options(job, given, output)
+    fingerprint = _fingerprint(job, options)
     samples = [(int(i), int(y)) for i, y in zip(job.data.ids, job.data.y, strict=True)]
     if output.out is None:
         store = Store.in_memory(fingerprint, samples)
@@ -197,11 +200,12 @@ def execute(job: Job, given: Preprocessing, output: Output, watch: Watch | None 
             seconds=time.monotonic() - start,
             complete=complete,
             out=output.out,
+            options=options,
         )
         if output.out is not None:
             from certify.report.files import write_files
 
-            write_files(report, fingerprint | {"budget": output.budget, "device": job.settings.device})
+            write_files(report)
     return report
 
 
@@ -264,6 +268,7 @@ def run(
         report.bracket.certified, report.bracket.attacked
         report.assert_certified(0.6)
     """
+    from certify.model import Model
     from certify.pipeline import Settings
 
     radii = parse_eps(eps)
@@ -276,8 +281,11 @@ def run(
     )
     if resume and out is None:
         raise UsageError("resume=True needs out=, the folder of the run to go on with")
-    arrays = _given_arrays(data, input_range)
+    # A module is traced with a sample of the data; a file or Model may state the range that the data live in.
+    arrays = None if isinstance(model, str | Path | Model) else _given_arrays(data, input_range)
     network = load_model(model, given, None if arrays is None else arrays.x[:1])
+    if arrays is None:
+        arrays = _given_arrays(data, input_range or _metadata_range(network))
     if arrays is None:
         dataset = load_data(Selection(spec=None if data is None else str(data), samples=samples), network, given)
     else:
@@ -316,21 +324,35 @@ def _metadata_range(model: Model) -> tuple[float, float] | None:
     return None if text is None else parse_range(text)
 
 
-def _fingerprint(job: Job, given: Preprocessing) -> dict[str, Any]:
-    """Everything that results depend on; a resumed run must agree in all of it."""
-    selection = hashlib.sha256(repr(list(job.data.ids)).encode())
-    selection.update(np.ascontiguousarray(job.data.x).tobytes() + np.ascontiguousarray(job.data.y).tobytes())
+def _options(job: Job, given: Preprocessing, output: Output) -> dict[str, Any]:
+    """What the user chose, defaults filled in."""
+    from certify.pipeline import pick_device
+
     return {
-        "certify": __version__,
-        "model": job.model.sha256,
-        "data": selection.hexdigest(),
-        "eps": [r.key for r in job.radii],
+        "eps": [r.text for r in job.radii],
         "norm": job.norm,
+        "ids": format_ids([int(i) for i in job.data.ids]),
         "input_range": list(job.input_range),
         "mean": None if given.mean is None else list(given.mean),
         "std": None if given.std is None else list(given.std),
         "layout": given.layout,
         "method": job.settings.method,
         "timeout": job.settings.timeout,
+        "budget": output.budget,
         "seed": job.settings.seed,
+        "device": str(pick_device(job.settings.device)),
+    }
+
+
+def _fingerprint(job: Job, options: dict[str, Any]) -> dict[str, Any]:
+    """Everything that results depend on; a resumed run must agree in all of it."""
+    selection = hashlib.sha256(options["ids"].encode())
+    selection.update(np.ascontiguousarray(job.data.x).tobytes() + np.ascontiguousarray(job.data.y).tobytes())
+    free = ("ids", "budget", "device")  # the ids are part of the data's hash
+    return {name: value for name, value in options.items() if name not in free} | {
+        "certify": __version__,
+        "model": job.model.sha256,
+        "network": hashlib.sha256(job.model.onnx_bytes).hexdigest(),  # with the layers that were prepended
+        "data": selection.hexdigest(),
+        "eps": [r.key for r in job.radii],
     }

@@ -113,3 +113,14 @@ def parse_ids(text: str) -> tuple[int, ...]:
             raise UsageError(f"--ids {part!r}: the range runs backwards or is too long; valid forms: 3,17 or 20-25")
         ids.extend(range(first, last + 1))
     return tuple(dict.fromkeys(ids))
+
+
+def format_ids(ids: Sequence[int]) -> str:
+    """The ids as `parse_ids` reads them: "3,17,20-25"."""
+    runs: list[list[int]] = []
+    for number in ids:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ",".join("-".join(map(str, run)) for run in runs)

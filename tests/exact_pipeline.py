@@ -50,9 +50,9 @@ def batch_size(model: Model, settings: Settings) -> int:
 
 
 def pick_device(name: str) -> str:
-    if name != "cpu":
+    if name not in ("auto", "cpu"):
         raise UsageError(f"device {name!r}: not here")
-    return name
+    return "cpu"
 
 
 def plan(model: Model, settings: Settings) -> str:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certify.errors import UsageError
-from certify.options import parse_eps, parse_floats, parse_ids, parse_range, parse_seconds
+from certify.options import format_ids, parse_eps, parse_floats, parse_ids, parse_range, parse_seconds
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,7 @@ def test_ranges_numbers_and_ids() -> None:
     assert parse_range("0,255") == (0.0, 255.0)
     assert parse_floats("0.5, 1e-1", option="--mean") == (0.5, 0.1)
     assert parse_ids("3,17,20-22,3") == (3, 17, 20, 21, 22)
+    assert format_ids((3, 17, 20, 21, 22, 4)) == "3,17,20-22,4"
 
 
 @pytest.mark.parametrize("text", ["1,0", "0", "0,1,2", "a,b", "0,inf", "nan,1"])

@@ -255,6 +255,36 @@ def test_python_run_returns_a_report_and_writes_nothing(
         report.assert_certified(1.0)
 
 
+def test_arrays_live_in_the_range_that_the_model_states(linear: Path, exact: ModuleType) -> None:
+    """Regression: balls around arrays were cut to [0, 1], which proved less than the model's range asks for."""
+    import onnx
+
+    stored = np.load(linear / "data.npz")
+    model = onnx.load(linear / "net.onnx")
+    onnx.helper.set_model_props(model, {"certify.input_range": "-1,2"})
+    onnx.save(model, linear / "wide.onnx")
+    for data in ((stored["x"], stored["y"]), str(linear / "data.npz")):
+        report = certify.run(linear / "wide.onnx", data, eps="0.5")
+        assert report.input_range == (-1.0, 2.0)
+    assert certify.run(linear / "wide.onnx", (stored["x"], stored["y"]), "0.5", input_range=(0, 1)).input_range == (
+        0,
+        1,
+    )
+
+
+def test_a_run_is_not_resumed_with_another_normalisation(linear: Path, exact: ModuleType, tmp_path: Path) -> None:
+    """Regression: a Model's prepended mean and std were not in the fingerprint, and results of both mixed."""
+    from certify.frontends.onnx_import import load_model
+
+    stored = np.load(linear / "data.npz")
+    data = (stored["x"], stored["y"])
+    nets = [load_model(str(linear / "net.onnx"), mean=mean, std=0.5) for mean in (0.0, 0.5)]
+    certify.run(nets[0], data, eps="0.01", out=tmp_path / "run")
+    certify.run(nets[0], data, eps="0.01", out=tmp_path / "run", resume=True)
+    with pytest.raises(UsageError, match="network"):
+        certify.run(nets[1], data, eps="0.01", out=tmp_path / "run", resume=True)
+
+
 def test_python_run_raises_on_an_alarm(linear: Path, exact: ModuleType) -> None:
     exact.hooks.spoil = lambda p, o: spoiled("proof beside a witness", p, o)
     with pytest.raises(SoundnessError, match="a bug in certify"):

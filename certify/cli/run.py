@@ -102,7 +102,7 @@ def run(model: str, **options: Any) -> None:
     except KeyboardInterrupt:
         click.echo(_interrupted(output.out), err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
-    _show(report, options, display)
+    _show(report, display)
     if report.alarms:
         for alarm in report.alarms:
             click.echo(f"SOUNDNESS ALARM: {alarm}", err=True)
@@ -155,13 +155,13 @@ def _selection(options: dict[str, Any]) -> Selection:
     )
 
 
-def _show(report: Report, options: dict[str, Any], display: Display) -> None:
+def _show(report: Report, display: Display) -> None:
     from certify.report.terminal import errors, sentence, show
 
     if display.as_json:
         from certify.report.files import document
 
-        click.echo(json.dumps(document(report, _plain(options)), indent=2, allow_nan=False))
+        click.echo(json.dumps(document(report), indent=2, allow_nan=False))
     elif display.quiet:
         for bracket in report.brackets.values():
             click.echo(sentence(bracket, several=len(report.radii) > 1))
@@ -173,10 +173,6 @@ def _show(report: Report, options: dict[str, Any], display: Display) -> None:
         show(report, Console())
     if not report.complete:
         click.echo(f"The budget ended first; the same command with --resume --out {report.out} goes on.", err=True)
-
-
-def _plain(options: dict[str, Any]) -> dict[str, object]:
-    return {name: value for name, value in options.items() if name not in ("as_json", "quiet")}
 
 
 def _interrupted(out: Path) -> str:

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ from certify.report.result import ARITHMETIC, CHECKING, Report, row
 PACKAGES = ("certify", "numpy", "scipy", "onnx", "onnxruntime", "torch", "scikit-learn", "pandas", "pyarrow")
 
 
-def document(report: Report, options: Mapping[str, object]) -> dict[str, Any]:
+def document(report: Report) -> dict[str, Any]:
     """The report as JSON values: what `certify run --json` prints. Infinite margins are null."""
     return {
-        **_identity(report, options),
+        **_identity(report),
         "brackets": [_bracket(b) for b in report.brackets.values()],
         "results": [
             {name: _finite(value) for name, value in row(report, result).items()}
@@ -31,17 +30,17 @@ def document(report: Report, options: Mapping[str, object]) -> dict[str, Any]:
     }
 
 
-def write_files(report: Report, options: Mapping[str, object]) -> None:
+def write_files(report: Report) -> None:
     """Write the three files into report.out; DiskError if the disk refuses."""
     assert report.out is not None, "a report without a folder has no files"
     frame = report.to_pandas()
     csv = frame.to_csv(index=False, lineterminator="\n").encode()
     write_atomically(report.out / "results.csv", csv)
     write_atomically_with(report.out / "results.parquet", lambda path: frame.to_parquet(path, index=False))
-    manifest = _identity(report, options) | {
+    manifest = _identity(report) | {
         "brackets": [_bracket(b) for b in report.brackets.values()],
         "versions": versions(),
-        "hardware": hardware(),
+        "hardware": hardware(str(report.options.get("device", "cpu"))),
     }
     write_atomically(report.out / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
 
@@ -57,8 +56,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> dict[str, object]:
-    """What the run ran on, as far as the system tells."""
+def hardware(device: str) -> dict[str, object]:
+    """What the run ran on, as far as the system tells. device: torch's name of it."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -66,10 +65,15 @@ def hardware() -> dict[str, object]:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         cpu = names[0] if names else cpu
-    return {"system": platform.platform(), "cpu": cpu, "cores": os.cpu_count()}
+    found: dict[str, object] = {"system": platform.platform(), "cpu": cpu, "cores": os.cpu_count()}
+    if device.startswith("cuda"):
+        import torch
+
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
 
 
-def _identity(report: Report, options: Mapping[str, object]) -> dict[str, Any]:
+def _identity(report: Report) -> dict[str, Any]:
     return {
         "model": {"source": report.model, "sha256": report.model_sha256},
         "data": {"source": report.data, "sha256": report.data_sha256},
@@ -82,7 +86,7 @@ def _identity(report: Report, options: Mapping[str, object]) -> dict[str, Any]:
         "arithmetic": ARITHMETIC,
         "alarms": list(report.alarms),
         "notes": list(report.notes),
-        "options": dict(options),
+        "options": dict(report.options),
         "seconds": {"wall": report.seconds, "stages": stage_seconds(report.results)},
         "out": None if report.out is None else str(report.out),
     }

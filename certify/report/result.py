@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,8 @@ class Report:
     """The results of a run on n samples; `results` holds no entry for a sample that the budget left out.
 
     model, data: names as given; *_sha256: of the files. radii: ascending. alarms: contradictions between
-    proofs and witnesses; a report with any is not to be trusted. seconds: wall time of this call.
+    proofs and witnesses; a report with any is not to be trusted. seconds: wall time of this call. options: what was
+    chosen, defaults filled in; `ids` as --ids reads them.
     """
 
     model: str
@@ -37,12 +39,13 @@ class Report:
     radii: tuple[Radius, ...]
     input_range: tuple[float, float]
     n: int
-    results: tuple[SampleResult, ...]
+    results: tuple[SampleResult, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
     alarms: tuple[str, ...] = ()
     seconds: float = 0.0
     complete: bool = True
     out: Path | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
 
     @cached_property
     def brackets(self) -> dict[Radius, Bracket]:

@@ -58,7 +58,7 @@ def test_tables_files_and_exit_code(linear: Path, exact: ModuleType) -> None:
             assert int(np.argmax(witness["y"])) != int(witness["label"])
     manifest = json.loads((out / "manifest.json").read_text())
     assert len(manifest["model"]["sha256"]) == len(manifest["data"]["sha256"]) == 64
-    assert manifest["options"]["seed"] == 0
+    assert manifest["options"] | {"seed": 0, "ids": "0-23", "eps": ["0.01", "0.1"]} == manifest["options"]
     assert manifest["checking"] == "unchecked"
     assert manifest["arithmetic"] == "real"
     assert {"numpy", "onnxruntime", "certify"} <= set(manifest["versions"])
@@ -71,6 +71,7 @@ def test_json_is_one_document_and_nothing_else(linear: Path, exact: ModuleType) 
     document = json.loads(result.stdout)
     assert result.stderr == ""
     assert len(document["results"]) == 48
+    assert document["options"] == json.loads((linear / "out" / "manifest.json").read_text())["options"]
     for bracket in document["brackets"]:
         bounds = bracket["bounds"]
         assert bracket["samples"] >= bounds["clean"] >= bounds["attacked"] >= bounds["certified"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ FLOATS: dict[int, np.dtype[Any]] = {
     onnx.TensorProto.FLOAT16: np.dtype(np.float16),
 }
 Channels = float | Sequence[float] | None
+# Bounds of the raw input, numbers or arrays that broadcast to its shape; or a function that tells them for the graph.
+InputRange = tuple[Any, Any] | Callable[[Graph], tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,17 @@ def load_model(
     mean: Channels = None,
     std: Channels = None,
     layout: str | None = None,
-    input_range: tuple[Any, Any] = (0.0, 1.0),
+    input_range: InputRange = (0.0, 1.0),
     check: bool = True,
     drop_softmax: bool = True,
 ) -> Model:
     """The network of an ONNX file (path, bytes or ModelProto, .gz too) as a Model, checked against onnxruntime.
 
     mean, std: prepends (x - mean) / std, one number or one per channel; layout="nhwc": the network reads
-    (N, H, W, C) and shall be fed (N, C, H, W). input_range: bounds of the raw input, for the check (numbers or
-    arrays). drop_softmax: a final (Log)Softmax is dropped, which keeps the order of the classes but not the
-    outputs' values: say False where these matter (VNN-LIB), and it is refused. check=False skips onnxruntime; the
-    batch axis then counts as fixed to 1.
+    (N, H, W, C) and shall be fed (N, C, H, W). input_range: bounds of the raw input, for the check: numbers or
+    arrays, or a function of the imported graph that gives them. drop_softmax: a final (Log)Softmax is dropped, which
+    keeps the order of the classes but not the outputs' values: say False where these matter (VNN-LIB), and it is
+    refused. check=False skips onnxruntime; the batch axis then counts as fixed to 1.
 
     The graph's output has shape (n,), its input the ONNX shape without batch. Raises ModelError, UnsupportedOps
     (all nodes at once) or ImportMismatch.
@@ -70,7 +72,11 @@ def load_model(
 
 
 def _load(
-    source: Source, before: tuple[Channels, Channels, str | None], input_range: Any, check: bool, drop_softmax: bool
+    source: Source,
+    before: tuple[Channels, Channels, str | None],
+    input_range: InputRange,
+    check: bool,
+    drop_softmax: bool,
 ) -> Model:
     proto = prepare(source)
     notes = _choose_ends(proto)
@@ -88,7 +94,8 @@ def _load(
     shape = form.onnx_shape
     if check:
         runtime = Runtime(data, form.name, form.dtype, shape, _precision(proto, form.dtype))
-        if not _checked(graph, runtime, input_range, state):
+        bounds = input_range(graph) if callable(input_range) else input_range
+        if not _checked(graph, runtime, bounds, state):
             notes.append("its batch axis is declared dynamic, but only batches of one sample work: samples run singly")
             shape = (1, *shape[1:])
     elif shape[0] == -1:

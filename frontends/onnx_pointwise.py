@@ -84,7 +84,7 @@ def _(call: Call) -> Tensor:
 def _(call: Call) -> Tensor:
     value = call.value(0)
     limits: list[float | None] = []
-    for position, name in enumerate(("min", "max"), start=1):
+    for position, (name, side) in enumerate((("min", -1.0), ("max", 1.0)), start=1):
         given_limit = call.input(position)
         if given_limit is None:
             limit, kind = call.attribute(name), np.dtype(np.float32)
@@ -94,9 +94,10 @@ def _(call: Call) -> Tensor:
             raise Unsupported(f"{name} must be a constant")
         if limit is not None and np.isnan(limit):
             raise Unsupported(f"{name} is NaN")
-        # No number of the network's type lies beyond the largest one; lowered to a ReLU, such a limit would only
-        # drown the bounds in rounding errors of its size.
-        limits.append(None if limit is None or abs(limit) >= np.finfo(kind).max else float(limit))
+        # The outermost number of float32 or float64 means no limit; lowered to a ReLU it would only drown the bounds in
+        # rounding errors of its size. float16's lies within reach of real networks, and does limit them.
+        largest = max(float(np.finfo(kind).max), float(np.finfo(np.float32).max))
+        limits.append(None if limit is None or side * limit >= largest else float(limit))
     if limits == [None, None]:
         return value
     return Value(call.builder.clip(value.node, limits[0], limits[1]), value.shape)

@@ -7,12 +7,13 @@ in case even the watchdog cannot run.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +21,8 @@ from certify.errors import SoundnessError, UsageError
 from certify.options import parse_seconds
 
 if TYPE_CHECKING:
+    from certify.graph import Graph
+    from certify.property import Property
     from certify.verdict import Outcome
 
 UNDECIDED = 4
@@ -133,16 +136,20 @@ def vnnlib(model: str, spec: str, timeout: float, result_file: str | None, seed:
 
 def decide_property(model: str, spec: str, seed: int, deadline: float) -> Outcome:
     """The pipeline's outcome for one property, a proof against a witness being a SoundnessError."""
-    import numpy as np
-
     from certify.frontends.onnx_import import load_model
     from certify.frontends.vnn_spec import load_property
     from certify.pipeline import Settings, decide
     from certify.runner import examine
 
-    # Values of the outputs matter here, not only their order.
-    network = load_model(model, drop_softmax=False)
-    prop = load_property(spec, network.graph.input_shape, int(np.prod(network.graph.output_shape)))
+    found: list[Property] = []
+
+    def where_it_matters(graph: Graph) -> tuple[Any, Any]:
+        found.append(load_property(spec, graph.input_shape, math.prod(graph.output_shape)))
+        return hull(found[0])
+
+    # The values of the outputs matter here, not only their order; the import is checked where the property looks.
+    network = load_model(model, drop_softmax=False, input_range=where_it_matters)
+    (prop,) = found
     left = max(0.001, deadline - time.monotonic())
     settings = Settings(timeout=left, seed=seed, long_attack=LONG_ATTACK_SHARE * left)
     (outcome,) = decide(network, [prop], settings, deadline=deadline)
@@ -150,6 +157,18 @@ def decide_property(model: str, spec: str, seed: int, deadline: float) -> Outcom
     if alarm:
         raise SoundnessError(f"soundness alarm, a bug in certify: {alarm}")
     return outcome
+
+
+def hull(prop: Property) -> tuple[Any, Any]:
+    """(lower, upper) of the smallest box around the input sets of all cases."""
+    from functools import reduce
+
+    import numpy as np
+
+    from certify.property import LpBall
+
+    boxes = [case.inputs.box if isinstance(case.inputs, LpBall) else case.inputs for case in prop.cases]
+    return reduce(np.minimum, [b.lower for b in boxes]), reduce(np.maximum, [b.upper for b in boxes])
 
 
 def verdict_text(outcome: Outcome, *, late: bool) -> str:

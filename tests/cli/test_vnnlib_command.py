@@ -59,6 +59,27 @@ def test_unsat_and_sat_in_the_form_of_the_competition(specs: Path) -> None:
     assert all(0.4 <= float(values[f"X_{i}"]) <= 0.6 for i in range(4))
 
 
+def test_the_import_is_checked_where_the_property_looks(specs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: probes came from [0, 1] wherever the property's boxes lay."""
+    from certify.frontends import onnx_import
+
+    seen: list[tuple[object, object]] = []
+
+    def check(graph: object, runtime: object, input_range: tuple[object, object]) -> bool:
+        seen.append(input_range)
+        return True
+
+    monkeypatch.setattr(onnx_import, "check_import", check)
+    first = BOX.replace("0.4", "-7.0").replace("0.6", "-6.0")
+    (specs / "far.vnnlib").write_text(first.replace("(assert (<= X_2 -6.0))", "(assert (<= X_2 9.0))"))
+    text = (specs / "far.vnnlib").read_text() + "\n(assert (or (and (>= X_0 -6.5) (>= Y_0 1000)) (<= Y_0 -1000)))\n"
+    (specs / "far.vnnlib").write_text(text)
+    assert call(specs, "far.vnnlib").stdout == "unsat\n"
+    ((lower, upper),) = seen
+    assert list(lower) == [-7.0] * 4
+    assert list(upper) == [-6.0, -6.0, 9.0, -6.0]
+
+
 def answered(exact: ModuleType, monkeypatch: pytest.MonkeyPatch, outcome: Outcome) -> None:
     monkeypatch.setattr(exact, "decide", lambda *arguments, **named: [outcome])
 

@@ -57,6 +57,14 @@ class TestImportCheck:
         assert any((s == [0, 1, 2]).all() for s in samples)
         assert any((s == 2).all() for s in samples)
 
+    def test_the_range_may_depend_on_the_graph(self) -> None:
+        """A property's box may lie anywhere: the check looks there, here at inputs that overflow the network."""
+        proto = mlp()
+        proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full((4, 6), 1e36, dtype=np.float32), "w1"))
+        assert load_model(proto).graph.input_shape == (4,)
+        with pytest.raises(ModelError, match="overflows"):
+            load_model(proto, input_range=lambda graph: (np.full(graph.input_shape, 100.0), 200.0))
+
     def test_deep_networks_pass_and_leave_little_room(self) -> None:
         """Float error over 20 layers is accepted, and what is accepted stays far below the outputs' size."""
         rng = np.random.default_rng(3)

@@ -15,7 +15,10 @@ from onnx_cases import (
     f,
     half,
     i64,
+    outputs,
 )
+
+from certify.frontends.onnx_import import load_model
 
 
 @dataclass
@@ -145,6 +148,9 @@ POINTWISE = [
     case("Clip", VECTOR, np.float32(0.5), np.float32(-0.5)),
     case("Clip", VECTOR, np.float32(0), np.float32(np.inf)),
     case("Clip", VECTOR),
+    case("Clip", VECTOR, np.finfo(np.float32).min, np.finfo(np.float32).max),
+    case("Clip", VECTOR, "", np.finfo(np.float32).min),
+    case("Clip", VECTOR, np.finfo(np.float32).max, np.float32(0.25)),
     case("Max", IMAGE, f(4, 1, 1), opset=8),
     case("Max", (1, 1, 4), f(1, 3, 1), np.float32(-0.5)),
     case("Min", IMAGE, f(*IMAGE), opset=12),
@@ -278,3 +284,16 @@ def test_every_op_and_revision_in_the_table_is_the_registered_one() -> None:
 
     elsewhere = {"Shape", "Size", "Softmax", "LogSoftmax", "CastLike", "GatherND"}
     assert set(HANDLERS) - {c.op for c in TABLE} <= elsewhere
+
+
+def test_a_clip_at_the_largest_float16_limits() -> None:
+    """Regression: it was dropped as no limit, but a sum of float16 numbers can exceed 65504, and is then cut there."""
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["x", "w"], ["m"]), helper.make_node("Clip", ["m", "", "high"], ["y"])],
+        "half",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, VECTOR)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, VECTOR)],
+        [numpy_helper.from_array(np.float16(60000), "w"), numpy_helper.from_array(np.float16(65504), "high")],
+    )
+    model = load_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8))
+    np.testing.assert_allclose(outputs(model, np.full(VECTOR, 1.5)), 65504)

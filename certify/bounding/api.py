@@ -32,6 +32,7 @@ def bounds(
     network: a module or a Graph. lower, upper: boxes (B, *input_shape); torch tensors, or numpy arrays with a
     Graph. rows: (S, n_out) or (B, S, n_out), default the outputs themselves. Returns two arrays (B, S), or
     (B, *output_shape) without rows, in the boxes' dtype. Rounding is accounted for at any dtype.
+    On CUDA float32 this assumes full float32 products: no TF32, no Winograd convolutions; float64 needs no such care.
 
     method: "ibp" (Gowal et al. 2018), "crown" (Zhang et al. 2018, intersected with IBP) or "alpha-crown" (Xu et al.
     2021, `iterations` joint steps). IBP and CROWN are differentiable in the module's parameters and the boxes, to
@@ -41,6 +42,8 @@ def bounds(
         raise UsageError(f"method {method!r} is not known; choose one of {', '.join(METHODS)}")
     if lower.shape != upper.shape:
         raise UsageError(f"lower has shape {tuple(lower.shape)}, upper {tuple(upper.shape)}; they must agree")
+    if not bool((lower <= upper).all()):
+        raise UsageError("some box has lower > upper or NaN; give boxes with lower <= upper everywhere")
     graph = _graph(network, lower)
     if tuple(lower.shape[1:]) != graph.input_shape:
         raise UsageError(f"boxes have shape {tuple(lower.shape)}; the network takes (B, {graph.input_shape})")

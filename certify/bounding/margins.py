@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,12 +21,15 @@ from certify.bounding.alpha import AlphaOptions, Proposal, optimise
 from certify.bounding.crown import Choice, Knowledge, affine_tail, backward, row_form
 from certify.bounding.propagate import Draft, Sides, groups, propagate, starts, unsettled
 from certify.bounding.region import Region, region_of
+from certify.errors import ModelError
 from certify.graph import Graph
 from certify.ops.base import Slopes
 from certify.property import Case, Float64
 
 METHODS = ("ibp", "crown", "alpha-crown")
 STAGE_NAMES = {"ibp": "IBP", "crown": "CROWN", "alpha-crown": "alpha-CROWN"}
+# Nodes of more numbers make sums whose float32 error terms exceed certify.ops.base.MAX_GAMMA.
+LONGEST_DRAFT = 100_000
 # Slope variables of one alpha batch: with Adam's two moments, gradient and best copy about 1 GB in float32.
 MAX_SLOPES = 40_000_000
 
@@ -48,19 +51,27 @@ class Networks:
     def of(graph: Graph, device: torch.device) -> Networks:
         wide = torch.zeros(1, dtype=torch.float64, device=device)
         narrow = torch.zeros(1, dtype=torch.float32, device=device)
-        fast = graph.cast(narrow)
+        exact = graph.cast(wide)
+        try:
+            fast = graph.cast(narrow)
+        except ModelError:  # weights that float32 cannot hold: everything in float64
+            return Networks(exact, exact, None, device)
         sound = device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
-        return Networks(graph.cast(wide), fast, Draft(fast, narrow) if sound else None, device)
+        short = max(math.prod(node.shape) for node in graph.nodes) < LONGEST_DRAFT
+        return Networks(exact, fast, Draft(fast, narrow) if sound and short else None, device)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Proof:
-    """lower: certified lower bound of the case's margin (> 0: safe). stage: which method gave it. seconds: per
-    stage.
+    """What is certified about one case.
+
+    lower: lower bound of its margin (> 0: safe). stage: which method gave it. rows: (S,), the lower bound of each
+    row C y - d, in the order of the case's polytopes. seconds: per stage.
     """
 
     lower: float
     stage: str
+    rows: Float64
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -161,7 +172,8 @@ def prove(
         for i in todo:
             seconds[i][STAGE_NAMES[name]] = (time.perf_counter() - begin) / len(todo)
     margins = rows.margins(batch.lower)
-    return [Proof(float(m), str(s), t) for m, s, t in zip(margins, stage, seconds, strict=True)]
+    each = [batch.lower[b, rows.polytope[b] >= 0] for b in range(len(cases))]
+    return [Proof(float(m), str(s), r, t) for m, s, r, t in zip(margins, stage, each, seconds, strict=True)]
 
 
 def _ibp(batch: _Batch, options: AlphaOptions, deadline: float) -> None:
@@ -222,7 +234,7 @@ def _optimise_part(
         return bool((enough | padding).all()) or time.monotonic() >= deadline
 
     with torch.enable_grad():
-        found = optimise(fast, coeff.float(), options, stop=stop)
+        found = optimise(fast, coeff.to(fast.region.lower.dtype), options, stop=stop)
     sides, rows = _widened(found)
     sharper = propagate(batch.nets.exact, known.region, slopes=sides, previous=known)
     value = backward(sharper, row_form(batch.nets.exact.output, coeff), slopes=rows, sharp=True)
@@ -231,6 +243,8 @@ def _optimise_part(
 
 def _fast(nets: Networks, known: Knowledge) -> Knowledge:
     """The same knowledge in float32, for proposals: no rounding weights."""
+    if nets.fast is nets.exact:
+        return replace(known, weights=[None] * len(known.boxes))
     narrow = torch.zeros(1, dtype=torch.float32, device=nets.device)
     boxes = [None if box is None else narrow_interval(box, narrow) for box in known.boxes]
     return Knowledge(nets.fast, known.region.cast(narrow), boxes, [None] * len(boxes), known.floor)

@@ -212,10 +212,13 @@ def _sieve(known: Knowledge, index: int, box: Interval, source: Knowledge, *, pa
         rows = like_index(group, lower)
         whole = len(group) == len(counts)
         some = source if whole else source.narrow(rows, index)
-        neurons = pick(mask if whole else mask[rows], int(counts[group].max()))
+        marked = mask if whole else mask[rows]
+        neurons = pick(marked, int(counts[group].max()))
         below, above = bound_neurons(some, index, neurons, parallel=parallel)
         old = (lower, upper) if whole else (lower[rows], upper[rows])
-        new = _put_tighter(old, neurons, (xp.astype(below, lower.dtype), xp.astype(above, lower.dtype)))
+        found = (xp.astype(below, lower.dtype), xp.astype(above, lower.dtype))
+        # Padding is left alone: a sample's bounds must not depend on the company it is computed in.
+        new = _put_tighter(old, neurons, found, take_along(marked, neurons))
         lower, upper = put_rows(lower, group, new[0]), put_rows(upper, group, new[1])
     return lower, upper
 
@@ -339,12 +342,17 @@ def pick(mask: Array, count: int) -> Array:
     return namespace(mask).argsort(~mask, axis=1, stable=True)[:, :count]
 
 
-def _put_tighter(old: Interval, neurons: Array, found: Interval) -> Interval:
-    """The intersection of old (B, n) with bounds found for some neurons (B, K)."""
+def _put_tighter(old: Interval, neurons: Array, found: Interval, marked: Array | None = None) -> Interval:
+    """The intersection of old (B, n) with bounds found for some neurons (B, K); NaN, or an unmarked neuron, is no
+    news.
+    """
     xp = namespace(old[0])
-    lower = put_along(old[0], neurons, xp.maximum(take_along(old[0], neurons), found[0]))
-    upper = put_along(old[1], neurons, xp.minimum(take_along(old[1], neurons), found[1]))
-    return lower, upper
+    lower, upper = take_along(old[0], neurons), take_along(old[1], neurons)
+    higher, less = found[0] > lower, found[1] < upper
+    if marked is not None:
+        higher, less = higher & marked, less & marked
+    new = xp.where(higher, found[0], lower), xp.where(less, found[1], upper)
+    return put_along(old[0], neurons, new[0]), put_along(old[1], neurons, new[1])
 
 
 def _meet(box: Interval, other: Interval) -> Interval:

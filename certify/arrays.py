@@ -33,6 +33,28 @@ def dtype_name(x: Array) -> str:
     return str(x.dtype).removeprefix("torch.")
 
 
+def computes_float32(device: Any) -> bool:
+    """Are torch's float32 sums on this device sums of float32 products, for certain?
+
+    Elsewhere the error terms of float32 bounds do not hold: GPUs may use TF32 or Winograd, and oneDNN rounds operands
+    to bfloat16 or TF32 where the user, or the environment (AWS advises it for Graviton), allows faster modes.
+    """
+    import os
+
+    import torch
+
+    modes = (os.environ.get(f"{name}_DEFAULT_FPMATH_MODE", "") for name in ("ONEDNN", "DNNL"))
+    if device.type != "cpu" or any(mode.upper() not in ("", "STRICT") for mode in modes):
+        return False
+    try:
+        highest = torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # torch's answer where its older and newer settings were both used
+        return False
+    # Settings by kind of op came with torch 2.9; before, there is nothing to read.
+    kinds = (getattr(torch.backends.mkldnn, name, None) for name in ("matmul", "conv"))
+    return highest and all(getattr(kind, "fp32_precision", "none") in ("none", "ieee") for kind in kinds)
+
+
 def to_numpy(x: Array) -> np.ndarray[Any, Any]:
     return x.detach().cpu().numpy() if is_torch(x) else np.asarray(x)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from certify.arrays import like_index, narrow_interval, to_numpy
+from certify.arrays import computes_float32, like_index, narrow_interval, to_numpy
 from certify.bounding.alpha import AlphaOptions, Proposal, optimise
 from certify.bounding.crown import Choice, Knowledge, affine_tail, backward, row_form
 from certify.bounding.propagate import Draft, Sides, groups, propagate, starts, unsettled
@@ -56,7 +56,7 @@ class Networks:
             fast = graph.cast(narrow)
         except ModelError:  # weights that float32 cannot hold: everything in float64
             return Networks(exact, exact, None, device)
-        sound = device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
+        sound = computes_float32(device)
         short = max(math.prod(node.shape) for node in graph.nodes) < LONGEST_DRAFT
         return Networks(exact, fast, Draft(fast, narrow) if sound and short else None, device)
 

@@ -21,13 +21,16 @@ DATA_VARIABLE = "CERTIFY_DATA"
 TIMEOUT_SECONDS = 30.0
 
 
-def data_root(name: str, data_dir: str | os.PathLike[str] | None) -> Path:
-    """The data folder: the argument, else the environment variable CERTIFY_DATA; DataError if neither is given."""
+def data_root(name: str, data_dir: str | os.PathLike[str] | None, how: str) -> Path:
+    """The data folder: the argument, else the environment variable CERTIFY_DATA; DataError if neither is given.
+
+    how: the way to fill a folder DIR by hand.
+    """
     named = data_dir if data_dir is not None else os.environ.get(DATA_VARIABLE)
     if not named:
         raise DataError(
-            f"{name}: no data folder given; pass --data-dir DIR or set {DATA_VARIABLE}=DIR, and put the files there in "
-            "torchvision's layout (or let --download fetch them)"
+            f"{name}: no data folder given; pass --data-dir DIR or set {DATA_VARIABLE}=DIR, and {how}, or let "
+            "--download do it"
         )
     return Path(named)
 

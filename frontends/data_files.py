@@ -154,6 +154,8 @@ def load_image_folder(path: Path, input_range: Range) -> Dataset:
                 "bring all images to one size (height, width)"
             )
     notes = [f"classes: {', '.join(f'{i} = {name}' for i, name in enumerate(classes))}"]
+    if all(name.isdecimal() for name in classes) and [int(name) for name in classes] != list(range(len(classes))):
+        notes.append("the folders' names are numbers, but not the classes': classes count the folders in sorted order")
     if any(mode == "RGBA" for mode, _ in pictures):
         notes.append("the transparency channel of RGBA images was dropped")
     x = np.stack(arrays).astype(np.float32) / np.float32(255)

@@ -82,7 +82,9 @@ def load_digits(split: str, input_range: Range) -> Dataset:
 def load_mnist(data_dir: str | os.PathLike[str] | None, split: str, download: bool, input_range: Range) -> Dataset:
     """MNIST from DIR/MNIST/raw/*-ubyte[.gz], pixels / 255 in float32, shape (1, 28, 28)."""
     check_split("mnist", split)
-    folder = data_root("mnist", data_dir) / "MNIST" / "raw"
+    names = " and ".join(f"{file}.gz" for file, _ in MNIST_FILES[split])
+    how = f"download {names} from {MNIST_HOSTS[0]} into DIR/MNIST/raw"
+    folder = data_root("mnist", data_dir, how) / "MNIST" / "raw"
     contents = []
     for file, md5 in MNIST_FILES[split]:
         path = folder / file
@@ -118,7 +120,7 @@ def load_cifar10(data_dir: str | os.PathLike[str] | None, split: str, download: 
     Training batches that are missing are left out, and a note says how many there are.
     """
     check_split("cifar10", split)
-    folder = data_root("cifar10", data_dir) / "cifar-10-batches-py"
+    folder = data_root("cifar10", data_dir, f"download {CIFAR_URLS[0]} and unpack it in DIR") / "cifar-10-batches-py"
     files = CIFAR_TEST if split == TEST else CIFAR_TRAIN
     if download and not all((folder / file).exists() for file in files):
         fetch_archive(CIFAR_URLS, CIFAR_ARCHIVE_MD5, folder, CIFAR_TEST | CIFAR_TRAIN)

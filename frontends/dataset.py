@@ -15,7 +15,6 @@ from certify.errors import DataError, NoSamples
 
 UNIT_RANGE = (0.0, 1.0)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-NCHW, NHWC = "nchw", "nhwc"
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +157,8 @@ def select(
         picked = picked[:samples]
     if not len(picked):
         raise NoSamples(
-            f"{dataset.name}: no sample selected (samples={samples}, start={start}, end={end}, "
-            f"ids={None if ids is None else list(ids)[:10]}) of {len(dataset)}"
+            f"{dataset.name}: no sample is selected out of {len(dataset)}; their positions run from 0 to "
+            f"{len(dataset) - 1}, --end is exclusive"
         )
     return replace(dataset, x=dataset.x[picked], y=dataset.y[picked], ids=dataset.ids[picked], notes=notes)
 
@@ -177,27 +176,13 @@ def _positions(dataset: Dataset, ids: Sequence[int]) -> NDArray[np.int64]:
     return np.array([where[number] for number in ids], dtype=np.int64)
 
 
-def fit_to_model(
-    dataset: Dataset, input_shape: tuple[int, ...], classes: int | None = None, layout: str = NCHW
-) -> Dataset:
+def fit_to_model(dataset: Dataset, input_shape: tuple[int, ...]) -> Dataset:
     """The samples in the network's input shape (no batch): the same numbers in the same row-major order.
 
-    Axes of size 1 are added or dropped, flat data or flat inputs are reshaped. With layout "nhwc" the network wants
-    channels last and samples (channels, height, width) are transposed first. classes: number of network outputs.
-    Raises DataError naming both shapes if sizes differ or axes would be mixed up, or for labels >= classes.
+    Axes of size 1 are added or dropped, flat data or flat inputs are reshaped. Raises DataError naming both shapes
+    if sizes differ or axes would be mixed up.
     """
-    if classes is not None and int(dataset.y.max()) >= classes:
-        i = int(np.argmax(dataset.y))
-        raise DataError(
-            f"{dataset.name}: label {dataset.y[i]} of sample {dataset.ids[i]} is out of range, the network has "
-            f"{classes} outputs (classes 0 to {classes - 1})"
-        )
-    x = dataset.x
-    if layout not in (NCHW, NHWC):
-        raise DataError(f"layout {layout!r} is unknown; it is {NCHW} or {NHWC}")
-    if layout == NHWC and x.ndim == 4:
-        x = np.ascontiguousarray(np.moveaxis(x, 1, -1))
-    shape, wanted = tuple(x.shape[1:]), tuple(input_shape)
+    shape, wanted = tuple(dataset.x.shape[1:]), tuple(input_shape)
     if math.prod(shape) != math.prod(wanted):
         raise DataError(
             f"{dataset.name}: a sample has shape {shape} ({math.prod(shape)} numbers), the network's input {wanted} "
@@ -205,12 +190,19 @@ def fit_to_model(
         )
     ours, theirs = _squeezed(shape), _squeezed(wanted)
     if ours != theirs and min(len(ours), len(theirs)) > 1:
-        hint = f"; try --layout {NHWC}" if layout == NCHW and sorted(ours) == sorted(theirs) else ""
         raise DataError(
             f"{dataset.name}: a sample has shape {shape}, the network's input {wanted}: the same size, but a reshape "
-            f"would mix up the axes{hint}"
+            f"would mix up the axes; {_layout_advice(shape, wanted)}"
         )
-    return replace(dataset, x=x.reshape(len(x), *wanted))
+    return replace(dataset, x=dataset.x.reshape(len(dataset), *wanted))
+
+
+def _layout_advice(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    if wanted == (*shape[1:], shape[0]):
+        return "the network wants channels last: say --layout nhwc"
+    if wanted == (shape[-1], *shape[:-1]):
+        return "the network wants channels first: transpose the data to (samples, channels, height, width)"
+    return "bring the data to the network's shape"
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ The exporter is torch's own; what it writes is run by onnxruntime at two batch s
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,6 +57,22 @@ def placement(module: torch.nn.Module, example: torch.Tensor) -> torch.Tensor:
         raise ModelError(f"the module computes in {like.dtype}; convert it with .float() or .double()")
     batch = example.detach()[:1].to(device=like.device, dtype=like.dtype)
     return torch.cat([batch, batch]).contiguous()
+
+
+def refusal(module: torch.nn.Module, batch: torch.Tensor, error: Exception) -> str:
+    """Why the module cannot be traced: its own words where it cannot run at all, else the tracer's first line."""
+    try:
+        module(batch.clone())
+    except Exception as own:  # whatever a forward may raise
+        return f"it cannot take samples of shape {tuple(batch.shape[1:])}: {_first_line(own)}; is this its input shape?"
+    return (
+        f"{_first_line(error)}; the forward must take one tensor, work for every batch size (x.flatten(1), not "
+        "x.view(1, -1)) and not branch on values"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return re.sub("\x1b\\[[0-9;]*m", "", str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def normalised(
@@ -120,7 +137,7 @@ def _export(module: torch.nn.Module, batch: torch.Tensor) -> onnx.ModelProto:
     """torch's exporter with a dynamic batch axis."""
     import torch
 
-    with warnings.catch_warnings(), _quiet("torch.onnx"):
+    with warnings.catch_warnings(), quiet_torch():
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
@@ -134,11 +151,7 @@ def _export(module: torch.nn.Module, batch: torch.Tensor) -> onnx.ModelProto:
                 verbose=False,
             )
         except Exception as error:  # the exporter's own exceptions share no base
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ModelError(
-                f"torch cannot export the module to ONNX: {reason[0]}; the forward must work for every batch "
-                "size (x.flatten(1), not x.view(1, -1)) and not branch on values"
-            ) from error
+            raise ModelError(f"torch cannot export the module: {refusal(module, batch, error)}") from error
     assert program is not None
     proto: onnx.ModelProto = program.model_proto
     if len(proto.graph.input) != 1 or len(proto.graph.output) != 1:
@@ -147,11 +160,11 @@ def _export(module: torch.nn.Module, batch: torch.Tensor) -> onnx.ModelProto:
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Only errors of the logger: the exporter tells of optional packages that nobody asked for."""
-    logger = logging.getLogger(name)
+def quiet_torch() -> Iterator[None]:
+    """No log of torch's: it tells of packages that nobody asked for, and of a failure on pages that `refusal` says."""
+    logger = logging.getLogger("torch")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:

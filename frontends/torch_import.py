@@ -20,7 +20,7 @@ from certify.errors import CertifyError, ImportMismatch, ModelError, Unsupported
 # Importing these two fills the table of rules.
 from certify.frontends import torch_compute, torch_moves
 from certify.frontends.lower import Builder
-from certify.frontends.torch_export import RELATIVE_TOLERANCE, evaluation, onnx_bytes, placement
+from certify.frontends.torch_export import RELATIVE_TOLERANCE, evaluation, onnx_bytes, placement, quiet_torch, refusal
 from certify.frontends.torch_rules import RULES, Lowering, Ref
 from certify.graph import Graph
 
@@ -151,17 +151,13 @@ def trace(module: torch.nn.Module, example: torch.Tensor) -> Structure:
     import torch
 
     batch = placement(module, example)
-    with evaluation(module), torch.no_grad(), warnings.catch_warnings():
+    with evaluation(module), torch.no_grad(), warnings.catch_warnings(), quiet_torch():
         warnings.simplefilter("ignore")
         try:
             # An empty table decomposes nothing; it makes in-place ops functional.
             program = torch.export.export(module, (batch,)).run_decompositions({})
         except Exception as error:  # the exporter's own exceptions share no base
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ModelError(
-                f"torch cannot trace the module: {reason[0]}; the forward must take one tensor, work for every "
-                "batch size (x.flatten(1), not x.view(1, -1)) and not branch on values"
-            ) from error
+            raise ModelError(f"torch cannot trace the module: {refusal(module, batch, error)}") from error
     return _structure(program, batch)
 
 

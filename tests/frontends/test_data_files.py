@@ -159,6 +159,17 @@ def test_colour_folder_mixes_modes(tmp_path: Path) -> None:
     assert any("transparency" in note for note in data.notes)
 
 
+def test_folders_named_by_numbers_that_are_not_their_classes(tmp_path: Path) -> None:
+    put(tmp_path / "0" / "a.png", GREY)
+    put(tmp_path / "1" / "b.png", GREY)
+    assert len(load_data(tmp_path).notes) == 1
+    put(tmp_path / "10" / "c.png", GREY)
+    put(tmp_path / "2" / "d.png", GREY)
+    data = load_data(tmp_path)
+    assert data.y.tolist() == [0, 1, 2, 3]
+    assert "numbers, but not the classes'" in data.notes[1]
+
+
 def test_malformed_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no class folder inside"):
         load_data(tmp_path)

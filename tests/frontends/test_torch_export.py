@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from certify.errors import CertifyError, ModelError
+from certify.errors import CertifyError, DiskError, ModelError
 from certify.frontends.torch_export import onnx_bytes
+from certify.frontends.torch_import import from_torch, graph_from_torch
 from certify.trainers.export import export_onnx
 
 MAX_IR = 13  # what the oldest supported onnxruntime reads
@@ -81,10 +82,10 @@ def test_mode_and_parameters_are_left_alone(module: nn.Module) -> None:
 def test_an_unwritable_target_leaves_nothing_behind(module: nn.Module, tmp_path: Path) -> None:
     target = tmp_path / "net.onnx"
     target.mkdir()
-    with pytest.raises(OSError, match=r"net\.onnx"):
+    with pytest.raises(DiskError, match=r"net\.onnx"):
         export_onnx(module, torch.zeros(1, 3, 4, 4), target, metadata={})
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(DiskError, match="No such file"):
         export_onnx(module, torch.zeros(1, 3, 4, 4), tmp_path / "missing" / "net.onnx", metadata={})
 
 
@@ -99,6 +100,15 @@ def test_a_failed_export_keeps_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="torch cannot export"):
         export_onnx(Branching(), torch.zeros(1, 4), target, metadata={})
     assert target.read_bytes() == b"old"
+
+
+def test_a_module_of_another_shape_says_so_in_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    wrong = r"cannot take samples of shape \(5,\): .* multiplied \(2x5 and 4x3\)"
+    for convert in (from_torch, graph_from_torch):
+        with pytest.raises(ModelError, match=wrong) as caught:
+            convert(nn.Linear(4, 3), torch.zeros(1, 5))
+        assert len(str(caught.value).splitlines()) == 1
+    assert capfd.readouterr().err == "", "torch's exporters print pages"
 
 
 @pytest.mark.parametrize(

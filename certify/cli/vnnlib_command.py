@@ -1,22 +1,27 @@
 """`certify vnnlib`: one property in VNN-COMP's form, with an answer before the limit whatever happens.
 
 The limit counts from the start of the process. A watchdog thread writes `timeout` and ends the process shortly
-before it, also while a stage computes; the result file holds `unknown`, which is always true, from the first moment,
-in case even the watchdog cannot run.
+before it, also while a stage computes. A thread of Python needs the interpreter's lock, though, which loading a large
+library or model can hold for seconds: behind it stands faulthandler's, which does not, and can only end the process.
+For that case the result file holds `unknown`, which is always true, from the first moment.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import math
 import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from certify.cli.codes import UNDECIDED
 from certify.errors import SoundnessError, UsageError
 from certify.options import parse_seconds
 
@@ -25,12 +30,13 @@ if TYPE_CHECKING:
     from certify.property import Property
     from certify.verdict import Outcome
 
-UNDECIDED = 4
-# The watchdog needs time to write and the system to end the process; of a short limit it may take a tenth.
+# The watchdog needs time to write and the system to end the process; of a short limit it may take a fifth. Halfway
+# through it, the process is ended by force.
 RESERVE_SECONDS = 0.5
-RESERVE_SHARE = 0.1
+RESERVE_SHARE = 0.2
 # The stages are told to stop this much before the watchdog, so that they end by themselves.
 STAGE_SECONDS = 1.0
+STAGE_SHARE = 0.1
 # Share of the time limit that the last attack on what bounds leave open may take; longer ones found nothing more.
 LONG_ATTACK_SHARE = 0.25
 # A process older than this did something else before (a notebook, a server), or its system does not tell the truth.
@@ -51,6 +57,7 @@ Examples:
 Exit codes:
     0  sat or unsat           3  soundness alarm or internal error
     2  usage                  4  unknown or timeout
+    1  ended by force at the limit; the result file says unknown
 """
 
 
@@ -110,28 +117,40 @@ def vnnlib(model: str, spec: str, timeout: float, result_file: str | None, seed:
     """Does the network MODEL satisfy the VNN-LIB property SPEC? Both may be .gz files."""
     started = time.monotonic() - process_age()
     parse_seconds(timeout, option="--timeout")
-    limit = started + timeout - min(RESERVE_SECONDS, RESERVE_SHARE * timeout)
+    reserve = min(RESERVE_SECONDS, RESERVE_SHARE * timeout)
+    limit = started + timeout - reserve
     if result_file is not None and Path(result_file).is_dir():
         raise UsageError(f"--result-file {result_file}: is a folder; give a file")
     answer = Answer(None if result_file is None else Path(result_file))
     answer.reserve()
-    watchdog = threading.Timer(max(0.0, limit - time.monotonic()), answer.give_and_exit, ["timeout"])
-    watchdog.daemon = True
-    watchdog.start()
-    deadline = limit - min(STAGE_SECONDS, RESERVE_SHARE * timeout)
-    try:
-        outcome = decide_property(model, spec, seed, deadline)
-        text = verdict_text(outcome, late=time.monotonic() >= deadline)
-    except BaseException:
-        answer.withdraw()
-        raise
-    finally:
-        watchdog.cancel()
-    answer.give(text)
+    deadline = limit - min(STAGE_SECONDS, STAGE_SHARE * timeout)
+    with _watched(answer, limit, limit + reserve / 2):
+        try:
+            outcome = decide_property(model, spec, seed, deadline)
+            text = verdict_text(outcome, late=time.monotonic() >= deadline)
+        except BaseException:
+            answer.withdraw()
+            raise
+        answer.give(text)
     if text.split("\n")[0] not in ("sat", "unsat"):
         if outcome.reason:
             click.echo(outcome.reason, err=True)
         raise click.exceptions.Exit(UNDECIDED)
+
+
+@contextmanager
+def _watched(answer: Answer, limit: float, end: float) -> Iterator[None]:
+    """The process, if still inside, answers `timeout` at `limit` and is ended by force at `end` (time.monotonic())."""
+    watchdog = threading.Timer(max(0.0, limit - time.monotonic()), answer.give_and_exit, ["timeout"])
+    watchdog.daemon = True
+    with open(os.devnull, "w") as nowhere:
+        faulthandler.dump_traceback_later(max(0.001, end - time.monotonic()), exit=True, file=nowhere)
+        watchdog.start()
+        try:
+            yield
+        finally:
+            watchdog.cancel()
+            faulthandler.cancel_dump_traceback_later()
 
 
 def decide_property(model: str, spec: str, seed: int, deadline: float) -> Outcome:

@@ -171,6 +171,19 @@ def test_a_stage_that_overruns_is_cut_off_in_time(specs: Path, stage: str) -> No
     assert not [n for n in os.listdir(specs) if n.startswith(".")], "no temporary file is left"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the C library is called by name")
+def test_a_stage_that_holds_the_interpreter_is_ended_in_time(specs: Path) -> None:
+    """No thread of Python can run then, as while a large library is loaded."""
+    file = specs / "r"
+    stage = "import ctypes; ctypes.PyDLL(None).sleep(60)"
+    command = [sys.executable, "-c", STUCK.format(stage=stage), "vnnlib", specs / "net.onnx", specs / "safe.vnnlib"]
+    begin = time.monotonic()
+    done = subprocess.run([*map(str, command), "--timeout", "3", "--result-file", str(file)], check=False)
+    assert time.monotonic() - begin <= 3.0
+    assert done.returncode == 1
+    assert file.read_text() == "unknown\n"
+
+
 def test_the_result_file_is_true_from_the_first_moment(specs: Path) -> None:
     file = specs / "r"
     command = [sys.executable, "-c", STUCK.format(stage="time.sleep(60)"), "vnnlib"]

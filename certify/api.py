@@ -232,10 +232,11 @@ def notes(job: Job, given: Preprocessing) -> tuple[str, ...]:
 
 
 def default_out(model: str, radii: Sequence[Radius]) -> Path:
-    """runs/<model>-<eps>-<timestamp>"""
+    """runs/<model>-<eps>-<timestamp>, to the millisecond: jobs are started together."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", Path(model).name.removesuffix(".gz").removesuffix(".onnx")) or "model"
     eps = "_".join(r.text.replace("/", "of") for r in radii[:3]) + ("_etc" if len(radii) > 3 else "")
-    return Path("runs") / f"{name}-{eps}-{datetime.now():%Y%m%d-%H%M%S}"
+    now = datetime.now()
+    return Path("runs") / f"{name}-{eps}-{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}"
 
 
 def run(

@@ -111,7 +111,7 @@ def _file(facts: FileFacts, path: str, console: Console) -> None:
     table.add_column("nodes", justify="right")
     table.add_column("support")
     for use in facts.ops:
-        table.add_row(use.name, str(use.count), f"[red]{use.problem}[/]" if use.problem else "yes")
+        table.add_row(use.name, str(use.count), use.support, style="red" if use.support.startswith("not") else "")
     console.print(table)
 
 
@@ -126,6 +126,10 @@ def _network(network: Model, console: Console) -> None:
     _line(console, "as a graph", f"{network.graph.input_shape} -> {network.graph.output_shape}: {ops}")
     _line(console, "ReLUs", f"{relu_count(network.graph):,}")
     _line(console, "method", plan(network, Settings()))
+    if network.graph.output_shape == (1,):
+        _line(
+            console, "note", "one output is no classifier: certify vnnlib proves properties of it, certify run does not"
+        )
 
 
 def _data(visit: Visit, network: Model, console: Console) -> list[str]:

@@ -15,7 +15,7 @@ from certify.cli.codes import ALARM, INTERRUPTED
 from certify.cli.doctor import doctor
 from certify.cli.run import run
 from certify.cli.vnnlib_command import vnnlib
-from certify.errors import CertifyError
+from certify.errors import CertifyError, DiskError
 from certify.version import __version__
 
 EPILOG = """
@@ -51,6 +51,10 @@ class Commands(click.Group):
             raise
         except BrokenPipeError:
             raise
+        except OSError as error:
+            # What is ours raises DiskError; this is the terminal or pipe that the output goes to.
+            _log_trace()
+            raise _refuse(f"the system refused: {error}", DiskError.exit_code) from error
         except Exception as error:
             _log_trace()
             raise _refuse(_crash(error), ALARM) from error

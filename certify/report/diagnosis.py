@@ -23,15 +23,16 @@ if TYPE_CHECKING:
 TRIED_SAMPLES = 500  # enough to tell 50 % from 90 %
 CLEARLY_BETTER = 0.2  # accuracy that a suspected form must gain before it is named
 STANDARD_DOMAINS = ("", "ai.onnx")
+SOFTMAX = ("Softmax", "LogSoftmax")
 
 
 @dataclass(frozen=True)
 class OpUse:
-    """How often the file uses an op, and "" if it is supported or else why not."""
+    """How often the file uses an op, and whether it is supported: "yes", where it is, or "not ..."."""
 
     name: str
     count: int
-    problem: str
+    support: str
 
 
 @dataclass(frozen=True)
@@ -148,29 +149,36 @@ def _variants(x: NDArray[np.float32], normalises: bool) -> Iterator[tuple[str, N
 
 
 def _op_uses(nodes: Any, opset: int) -> tuple[OpUse, ...]:
+    uses = []
+    for (domain, op), count in Counter((n.domain, n.op_type) for n in nodes).most_common():
+        node = next(n for n in nodes if n.op_type == op and n.domain == domain)
+        name = op if domain in STANDARD_DOMAINS else f"{domain}.{op}"
+        uses.append(OpUse(name, count, _support(node, opset)))
+    return tuple(uses)
+
+
+def _support(node: Any, opset: int) -> str:
     from certify.frontends import onnx_import  # noqa: F401  fills the table of handlers
+    from certify.frontends.onnx_constants import FOLDABLE
     from certify.frontends.onnx_file import since_version
     from certify.frontends.onnx_nodes import HANDLERS
 
-    uses = []
-    for (domain, op), count in Counter((n.domain, n.op_type) for n in nodes).most_common():
-        problem = ""
-        entry = HANDLERS.get(op)
-        node = next(n for n in nodes if n.op_type == op and n.domain == domain)
-        if domain not in STANDARD_DOMAINS:
-            problem = f"of the op set {domain}, not standard ONNX"
-        elif entry is None:
-            problem = "not supported" if op not in ("Softmax", "LogSoftmax", "Constant", "Identity") else ""
-        elif since_version(node, opset) not in entry.versions:
-            problem = f"not supported at opset {opset}"
-        uses.append(OpUse(op if not domain else f"{domain}.{op}", count, problem))
-    return tuple(uses)
+    entry = HANDLERS.get(node.op_type)
+    if node.domain not in STANDARD_DOMAINS:
+        return f"not standard ONNX: of the op set {node.domain}"
+    if node.op_type == "Constant":
+        return "yes"
+    if node.op_type in SOFTMAX:
+        return "as the last node"
+    if entry is None:
+        return "on constants" if node.op_type in FOLDABLE else "not supported"
+    return "yes" if since_version(node, opset) in entry.versions else f"not supported at opset {opset}"
 
 
 def _file_warnings(graph: Any, inputs: list[Any]) -> Iterator[str]:
     last = {v.name for v in graph.output}
     for node in graph.node:
-        if node.op_type in ("Softmax", "LogSoftmax"):
+        if node.op_type in SOFTMAX:
             if set(node.output) & last:
                 yield f"{node.op_type} at the end: it keeps the order of the classes; margins are those of the logits"
             else:
@@ -178,10 +186,7 @@ def _file_warnings(graph: Any, inputs: list[Any]) -> Iterator[str]:
     for value in inputs:
         dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
         if len(dims) == 4 and dims[3] in (1, 3) and dims[1] not in (1, 3):
-            yield (
-                f"input {value.name} looks like NHWC (channels last, {dims}); "
-                "--layout nhwc lets it take channels-first data"
-            )
+            yield (f"{_declared(value)} looks like NHWC, channels last; --layout nhwc lets it take channels-first data")
 
 
 def _declared(value: Any) -> str:

@@ -80,12 +80,9 @@ def errors(report: Report) -> list[str]:
 
 
 def running(bracket: Bracket) -> str:
-    """The bracket over the samples done so far, for a progress bar: clean >= attacked >= robust >= certified."""
-    done = bracket.n - bracket.pending
-    if not done:
-        return ""
-    rates = [(count - bracket.pending) / done for count in (bracket.clean, bracket.attacked)]
-    return f"{rates[0]:.1%} ≥ {rates[1]:.1%} ≥ robust ≥ {bracket.certified / done:.1%}"
+    """For a progress bar, the bracket of all samples as far as known: clean >= attacked >= robust >= certified."""
+    clean, attacked, certified = map(bracket.rate, (bracket.clean, bracket.attacked, bracket.certified))
+    return f"{clean:.1%} ≥ {attacked:.1%} ≥ robust ≥ {certified:.1%}"
 
 
 def _tables(report: Report) -> Iterator[Table]:

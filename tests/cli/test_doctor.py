@@ -82,12 +82,19 @@ def test_an_import_that_fails_still_shows_the_ops(tmp_path: Path, exact: ModuleT
     assert "FAILED" in result.stdout
 
 
+def test_one_output_is_no_classifier(tmp_path: Path, exact: ModuleType) -> None:
+    nodes = [helper.make_node("ReduceSum", ["x"], ["y"], keepdims=1)]
+    onnx.save(network(nodes, [1, 3], 1), tmp_path / "net.onnx")
+    assert "certify vnnlib proves properties of it" in " ".join(call(tmp_path / "net.onnx").stdout.split())
+
+
 def test_softmax_at_the_end_and_channels_last(tmp_path: Path, exact: ModuleType) -> None:
     nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Softmax", ["f"], ["y"], axis=-1)]
     onnx.save(network(nodes, [1, 4, 4, 3], 48), tmp_path / "net.onnx")
     result = call(tmp_path / "net.onnx")
     assert result.exit_code == 0, result.output
     assert "Softmax at the end" in result.stdout
+    assert "as the last node" in result.stdout
     assert "looks like NHWC" in result.stdout
 
 

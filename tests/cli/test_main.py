@@ -76,6 +76,16 @@ def test_a_crash_is_one_message_with_the_place_of_its_traceback(
     place.unlink()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_an_output_that_is_full_is_no_crash() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "certify", "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode != 0
+    assert "No space left on device" in done.stderr
+
+
 def test_the_public_names_are_there() -> None:
     for name in certify.__all__:
         assert getattr(certify, name) is not None

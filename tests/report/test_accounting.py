@@ -12,6 +12,7 @@ from certify.errors import UsageError
 from certify.options import parse_eps
 from certify.report.accounting import Bracket, bracket, stage_seconds
 from certify.report.result import Report
+from certify.report.terminal import running
 from certify.store import SampleResult
 from certify.verdict import Outcome, Verdict
 
@@ -26,6 +27,16 @@ def result(number: int, verdict: Verdict, clean: bool) -> SampleResult:
 
 def report(results: list[SampleResult], n: int, alarms: tuple[str, ...] = ()) -> Report:
     return Report("net.onnx", "a", "digits", "b", "linf", (EPS,), (0.0, 1.0), n, tuple(results), alarms=alarms)
+
+
+@given(outcomes, st.integers(0, 40))
+def test_the_running_bracket_only_narrows(kinds: list[tuple[Verdict, bool]], done: int) -> None:
+    """Regression: rates of the samples done so far, misclassified ones first, began at 0 %."""
+    early, late = (bracket(EPS, len(kinds), Counter(k)) for k in (kinds[:done], kinds))
+    assert early.clean >= late.clean
+    assert early.attacked >= late.attacked
+    assert early.certified <= late.certified
+    assert running(bracket(EPS, 4, {(Verdict.FALSIFIED, True): 1})) == "75.0% ≥ 75.0% ≥ robust ≥ 0.0%"
 
 
 @given(outcomes, st.integers(0, 5))

@@ -1,6 +1,7 @@
 # make demo       certify a shipped model on shipped data (creates .venv on the first call)
 # make test       the test suite without the tests marked long
 # make test-long  the tests marked long
+# make bench      the ratios of PERFORMANCE.md
 # make check      format, lint, types, layers, packaging
 #
 # Needs python3 >= 3.11 and make. PYTHON=python3.12 picks another interpreter; PIP_ARGS goes to pip install,
@@ -17,7 +18,7 @@ JOBS ?= 2
 DEMO_MODEL := models/digits_cnn_robust.onnx
 DEMO_EPS := 4/255,16/255
 
-.PHONY: demo test test-long check install dev clean
+.PHONY: demo test test-long bench check install dev clean
 
 # Stamps, so that repeated calls do not install again.
 CORE := $(VENV)/.installed-core
@@ -31,6 +32,9 @@ test: $(DEV)
 
 test-long: $(DEV)
 	$(BIN)/python -m pytest -m long --timeout 3600 $(PYTEST_ARGS)
+
+bench: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bounds.py
 
 check: $(DEV)
 	$(BIN)/ruff format --check .

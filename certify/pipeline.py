@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from certify.errors import SoundnessError, UsageError
+from certify.options import METHODS
 from certify.property import Case, LpBall, Property
 from certify.rules import is_affine
 from certify.verdict import Outcome, Verdict, Witness
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-METHODS = ("auto", "attack", "ibp", "crown", "alpha-crown")
 # Floats per sample and node that a batch holds at once: boxes, weights and copies in two dtypes, the rows'
 # coefficients.
 COPIES = 200
@@ -97,7 +97,7 @@ def decide(
     end = end if deadline is None else min(end, deadline)
     tasks = [_Task(owner, case) for owner, prop in enumerate(properties) for case in prop.cases]
     machine = _Machine.of(model, settings)
-    attacks = settings.attack and settings.method != "ibp"
+    attacks = settings.attack
     if attacks:
         machine.attack(tasks, "attack", _quick(settings), end)
     if settings.method != "attack":
@@ -257,7 +257,7 @@ def plan(model: Model, settings: Settings) -> str:
     last = "alpha-CROWN" if settings.method in ("auto", "alpha-crown") else settings.method.upper()
     nonlinear = sum(math.prod(n.shape) for n in model.graph.nodes[1:] if not is_affine(n.op))
     stages = ["IBP"] + ["CROWN"] * (last != "IBP") + ["alpha-CROWN"] * (last == "alpha-CROWN")
-    before = "attack -> " if settings.attack and last != "IBP" else ""
+    before = "attack -> " if settings.attack else ""
     after = " -> long attack" if settings.method == "auto" and settings.attack else ""
     size = f"{nonlinear} nonlinear neurons, {batch_size(model, settings)} samples at once"
     return f"{before}{' -> '.join(stages)}{after} ({size})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from certify.arrays import Array, is_torch, like, namespace
@@ -11,15 +12,15 @@ from certify.bounding.propagate import propagate
 from certify.bounding.region import Region
 from certify.errors import UsageError
 from certify.graph import Graph
+from certify.model import Model
+from certify.options import BOUND_METHODS
 
 if TYPE_CHECKING:
     import torch
 
-METHODS = ("ibp", "crown", "alpha-crown")
-
 
 def bounds(
-    network: torch.nn.Module | Graph,
+    network: torch.nn.Module | Model | Graph,
     lower: Array,
     upper: Array,
     method: str = "crown",
@@ -29,7 +30,7 @@ def bounds(
 ) -> tuple[Array, Array]:
     """(lower, upper) with lower <= rows . f(x) <= upper for all x in the boxes, in real arithmetic.
 
-    network: a module or a Graph. lower, upper: boxes (B, *input_shape); torch tensors, or numpy arrays with a
+    network: a module, a Model or a Graph. lower, upper: boxes (B, *input_shape); torch tensors, or numpy arrays with a
     Graph. rows: (S, n_out) or (B, S, n_out), default the outputs themselves. Returns two arrays (B, S), or
     (B, *output_shape) without rows, in the boxes' dtype. Rounding is accounted for at any dtype.
     On CUDA float32 this assumes full float32 products: no TF32, no Winograd convolutions; float64 needs no such care.
@@ -38,8 +39,8 @@ def bounds(
     2021, `iterations` joint steps). IBP and CROWN are differentiable in the module's parameters and the boxes, to
     train with; alpha-CROWN's result carries no gradient.
     """
-    if method not in METHODS:
-        raise UsageError(f"method {method!r} is not known; choose one of {', '.join(METHODS)}")
+    if method not in BOUND_METHODS:
+        raise UsageError(f"method {method!r} is not known; choose one of {', '.join(BOUND_METHODS)}")
     if lower.shape != upper.shape:
         raise UsageError(f"lower has shape {tuple(lower.shape)}, upper {tuple(upper.shape)}; they must agree")
     if not bool((lower <= upper).all()):
@@ -66,9 +67,15 @@ def bounds(
     return low, high
 
 
-def _graph(network: torch.nn.Module | Graph, sample: Array) -> Graph:
+def _graph(network: torch.nn.Module | Model | Graph | str | Path, sample: Array) -> Graph:
+    if isinstance(network, Model):
+        network = network.graph
     if isinstance(network, Graph):
         return network.cast(sample[:1])
+    if isinstance(network, str | Path):
+        raise UsageError(
+            f"bounds take a network, not a path: certify.bounds(certify.load_model({str(network)!r}), ...)"
+        )
     if not is_torch(sample):
         raise UsageError("a torch module takes torch tensors as boxes; give torch.from_numpy(lower), ...")
     from certify.frontends.torch_import import graph_from_torch

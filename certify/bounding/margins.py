@@ -24,9 +24,9 @@ from certify.bounding.region import Region, region_of
 from certify.errors import ModelError
 from certify.graph import Graph
 from certify.ops.base import Slopes
+from certify.options import BOUND_METHODS
 from certify.property import Case, Float64
 
-METHODS = ("ibp", "crown", "alpha-crown")
 STAGE_NAMES = {"ibp": "IBP", "crown": "CROWN", "alpha-crown": "alpha-CROWN"}
 # Nodes of more numbers make sums whose float32 error terms exceed certify.ops.base.MAX_GAMMA.
 LONGEST_DRAFT = 100_000
@@ -159,7 +159,7 @@ def prove(
         "crown": _crown,
         "alpha-crown": _alpha,
     }
-    for name in METHODS[: METHODS.index(method) + 1]:
+    for name in BOUND_METHODS[: BOUND_METHODS.index(method) + 1]:
         todo = batch.open()
         if not len(todo) or (name != "ibp" and time.monotonic() >= deadline):
             break
@@ -271,7 +271,7 @@ def _portions(batch: _Batch, known: Knowledge, todo: np.ndarray) -> Iterator[np.
     for start in starts(graph):
         counts += to_numpy(unsettled(known, start).sum(dim=1))
     widths = {s: math.prod(graph.nodes[s].shape) for s in starts(graph)}
-    per_neuron = 2 * sum(widths.values())
+    per_neuron = max(1, 2 * sum(widths.values()))
     for group in groups(counts[todo] + 1):
         chosen = todo[group]
         size = max(1, int(MAX_SLOPES // (per_neuron * (counts[chosen].max() + 1))))

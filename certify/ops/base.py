@@ -64,19 +64,6 @@ def gamma(count: int, dtype: str) -> float:
     return nu / (1 - nu)
 
 
-def outward(lower: Array, upper: Array, error: Array | float) -> Interval:
-    """[lower - error, upper + error], widened by two more ulps and the underflow threshold for these very operations.
-
-    The ulps are of the bound and of the error: the error may be the larger, and a Python float rounds to the dtype.
-    """
-    name = dtype_name(lower)
-    unit, tiny = 4 * UNIT_ROUNDOFF[name], UNDERFLOW[name]
-    xp = namespace(lower)
-    below = unit * (xp.abs(lower) + error) + tiny
-    above = unit * (xp.abs(upper) + error) + tiny
-    return lower - error - below, upper + error + above
-
-
 def magnitude(lower: Array, upper: Array) -> Array:
     """max(|lower|, |upper|): the largest absolute value in the interval."""
     xp = namespace(lower)
@@ -94,26 +81,27 @@ def split_interval(lower: Array, upper: Array) -> Interval:
 def affine_interval(op: Op, shapes: tuple[tuple[int, ...], ...], *boxes: Interval) -> Interval:
     """IBP of an affine op (Gowal et al. 2018): y = W c + b, r' = |W| r, the rounding folded into r beforehand.
 
-    Both products are exact up to gamma_n |W| (|c| + r); inflating r by that relative amount before the
-    product encloses it without a third one. Where that amount itself underflows, the smallest normal number stands in.
+    Both products are exact up to gamma_n |W| (|c| + r). Inflating r by twice gamma_{n + 6} (|c| + r) before the product
+    encloses them without a third one, and leaves over 12 u |W| (|c| + r) for the roundings of c, r and the final sums.
+    Where that amount itself underflows, the smallest normal number stands in.
     """
     name = dtype_name(boxes[0][0])
-    count, tiny = terms(op, shapes), UNDERFLOW[name]
+    count, unit, tiny = terms(op, shapes), UNIT_ROUNDOFF[name], UNDERFLOW[name]
     relative = 2 * gamma(count + 6, name) + 2 * weight_slack(op)
     centers, radii = [], []
     for lower, upper in boxes:
-        center, radius = split_interval(lower, upper)
-        xp = namespace(lower)
+        center = (lower + upper) * 0.5
         centers.append(center)
-        radii.append(radius + (relative * (xp.abs(center) + radius) + tiny))
+        radii.append((upper - lower) * (0.5 * (1 + relative)) + (namespace(lower).abs(center) * relative + tiny))
     middle = linear(op, *centers)
     radius = linear(absolute(op), *radii) * (1 + relative)
     shift = bias(op)
     slack: Any = bias_slack(op) + count * tiny
     if shift is not None:
         middle = middle + shift
-        slack = slack + 4 * UNIT_ROUNDOFF[name] * namespace(shift).abs(shift)
-    return outward(middle - radius, middle + radius, slack)
+        slack = slack + 4 * unit * namespace(shift).abs(shift)
+    radius = radius + (slack * (1 + 8 * unit) + tiny)
+    return middle - radius, middle + radius
 
 
 def weight_slack(op: Op) -> float:

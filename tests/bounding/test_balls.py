@@ -15,8 +15,9 @@ from op_cases import box_around, nasty
 from random_nets import Builder, random_flat
 from scipy.optimize import linprog
 
-from certify.bounding.margins import METHODS, Networks, prove
+from certify.bounding.margins import Networks, prove
 from certify.bounding.region import Region, extremes, minimum, region_of
+from certify.options import BOUND_METHODS
 from certify.property import Box, Case, LpBall, Polytope, input_ball
 
 every_p = pytest.mark.parametrize("p", [1, 2])
@@ -145,7 +146,7 @@ def test_cut_l1_balls_against_linear_programming(seed):
 
 
 @every_p
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", BOUND_METHODS)
 @pytest.mark.parametrize("seed", range(4))
 def test_proved_margins_of_networks_hold_on_the_ball(seed, method, p):
     graph = random_flat(60 + seed, depth=3)

@@ -15,13 +15,14 @@ from scipy.optimize import linprog, minimize
 from certify import ops
 from certify.bounding.api import bounds
 from certify.bounding.interval import ibp
-from certify.bounding.margins import METHODS, Networks, prove
+from certify.bounding.margins import Networks, prove
 from certify.bounding.propagate import propagate
 from certify.bounding.region import Region
+from certify.options import BOUND_METHODS
 from certify.property import Box, Case, Polytope
 from certify.rules import bias
 
-every_method = pytest.mark.parametrize("method", METHODS)
+every_method = pytest.mark.parametrize("method", BOUND_METHODS)
 MAX_UNSTABLE = 8
 SHAPES = [(2, 4, 2), (3, 3, 3, 2), (2, 2, 2, 2, 1), (4, 5, 2), (2, 3, 3, 1)]
 
@@ -110,7 +111,7 @@ def test_bounds_of_relu_networks_against_their_exact_minimum(seed):
     graph, lower, upper = tiny_case(seed)
     points = minima(graph, lower, upper)
     truth = [run(graph, x)[out] for out, x in enumerate(points)]
-    found = {method: lowest(graph, lower, upper, method)[0] for method in METHODS}
+    found = {method: lowest(graph, lower, upper, method)[0] for method in BOUND_METHODS}
     for low in found.values():
         assert all(low_i <= true_i for low_i, true_i in zip(exact(low[0].ravel()), truth, strict=True))
     slack = 1e-12 * (1 + found["ibp"].abs())
@@ -127,7 +128,7 @@ def test_float32_bounds_are_below_float64_bounds_are_below_the_exact_minimum(see
     lower, upper = (x.astype(np.float32).astype(np.float64) for x in (lower, upper))
     points = samples(lower, upper, seed, 300)
     out = graph(points)
-    for method in METHODS[:2]:
+    for method in BOUND_METHODS[:2]:
         wide, narrow = (
             lowest(graph, lower, upper, method, dtype)[0][0].double() for dtype in (torch.float64, torch.float32)
         )
@@ -232,12 +233,12 @@ def test_the_provers_margin_never_passes_the_exact_one_and_grows_with_the_method
         unsafe = tuple(_polytope(rng, outputs, rows) for rows in (1, 2))
         cases.append(Case(box, unsafe))
     nets = Networks.of(graph, torch.device("cpu"))
-    proofs = {method: prove(nets, cases, method) for method in METHODS}
+    proofs = {method: prove(nets, cases, method) for method in BOUND_METHODS}
     for b, case in enumerate(cases):
         xs = samples(case.inputs.lower, case.inputs.upper, seed, 500)
         worst = xs[np.argmin([_margin(case, y) for y in graph(xs)])]
         truth = _margin(case, run(graph, worst))
-        lowers = [proofs[method][b].lower for method in METHODS]
+        lowers = [proofs[method][b].lower for method in BOUND_METHODS]
         assert all(Fraction(low) <= truth for low in lowers)
         assert lowers == sorted(lowers)
 

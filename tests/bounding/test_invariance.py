@@ -14,16 +14,17 @@ from certify import ops
 from certify.bounding import propagate as propagate_module
 from certify.bounding.api import bounds
 from certify.bounding.interval import ibp
-from certify.bounding.margins import METHODS, Networks, prove
+from certify.bounding.margins import Networks, prove
 from certify.bounding.region import Region
 from certify.frontends.windows import Geometry
 from certify.graph import Graph, Node
 from certify.ops import Slopes
+from certify.options import BOUND_METHODS
 from certify.property import Box, Case, Polytope
 from certify.rules import bias
 
-every_method = pytest.mark.parametrize("method", METHODS)
-linear_methods = pytest.mark.parametrize("method", METHODS[:2])
+every_method = pytest.mark.parametrize("method", BOUND_METHODS)
+linear_methods = pytest.mark.parametrize("method", BOUND_METHODS[:2])
 every_seed = pytest.mark.parametrize("seed", range(6))
 
 
@@ -93,7 +94,7 @@ def test_scaling_the_output_by_a_power_of_two_scales_the_bounds_exactly(seed):
     lower, upper = boxes_for(graph, seed)
     last = linears(graph)[-1]
     other = with_linear(graph, last, graph.nodes[last].op.weight * 1024.0, graph.nodes[last].op.bias * 1024.0)
-    for method in METHODS[:2]:
+    for method in BOUND_METHODS[:2]:
         for a, b in zip(outputs(graph, lower, upper, method), outputs(other, lower, upper, method), strict=True):
             np.testing.assert_array_equal(a * 1024.0, b)
 

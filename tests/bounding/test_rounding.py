@@ -17,13 +17,14 @@ from op_cases import box_around, nasty
 from certify import ops
 from certify.bounding.api import bounds
 from certify.bounding.crown import Knowledge, affine_tail, backward, both, row_form, unit_form
-from certify.bounding.margins import METHODS, Networks, prove
+from certify.bounding.margins import Networks, prove
 from certify.bounding.propagate import propagate
 from certify.bounding.region import Region
 from certify.graph import Graph, Node
+from certify.options import BOUND_METHODS
 from certify.property import Box, Case, Polytope
 
-every_method = pytest.mark.parametrize("method", METHODS)
+every_method = pytest.mark.parametrize("method", BOUND_METHODS)
 every_dtype = pytest.mark.parametrize("dtype", ["float64", "float32"])
 # Beyond it, adding 1 is lost: the size of Zombori et al.'s switch.
 GIANT = {"float64": 1e17, "float32": 1e9}
@@ -153,7 +154,7 @@ def test_one_value_read_three_times_by_one_node():
         (ops.Linear(np.array([[giant, 1.0, -giant]])), (1,), (1,)),
         (ops.Relu(), (2,), (1,)),
     )
-    for method in METHODS:
+    for method in BOUND_METHODS:
         assert_never_above(graph, [1.0], [2.0], method, "float64", [[1.0], [2.0]])
         assert_never_above(graph, [-2.0], [1.0], method, "float64", [[1.0], [-2.0]])
 
@@ -170,7 +171,7 @@ def test_one_value_read_by_three_nodes():
         (ops.Linear(np.array([[giant, 1.0, -giant], [1.0, giant, -giant], [giant, -giant, 1.0]])), (5,), (3,)),
         (ops.Relu(), (6,), (3,)),
     )
-    for method in METHODS:
+    for method in BOUND_METHODS:
         assert_never_above(graph, [1.0], [2.0], method, "float64", [[1.0], [2.0]])
 
 

@@ -47,6 +47,8 @@ class Proposal:
     value: Array
 
 
+# Coefficients that the passes of one iteration may hold for their gradients: 1.6 GB in float32.
+TAPE = 400_000_000
 # Slope variables per sample and start node up to which every neuron has its own; beyond, a layer's neurons share
 # one set.
 OWN_SLOPES = 2_000_000
@@ -67,14 +69,7 @@ def optimise(
     stop(value (B, S)) is asked after each iteration and may end the search early (all rows positive, out of time).
     """
     graph = known.graph
-    targets: dict[int, Array] = {}
-    if options.layers:
-        settled = exact_starts(graph) if known.region.p == 0 else {0}
-        for start in starts(graph):
-            mask = unsettled(known, start)
-            count = int(mask.sum(dim=1).max())
-            if start not in settled and count:
-                targets[start] = pick(mask, count)
+    targets = _targets(known) if options.layers else {}
     inner = {s: _pair(known, s, n.shape[1]) for s, n in targets.items()}
     outer = _variables(known, graph.output, rows.shape[1])
     sets = [group for pair in inner.values() for group in pair] + [outer]
@@ -97,6 +92,27 @@ def optimise(
             _project(known.graph, sets)
     sides = {s: Sides(targets[s], *(_choice(g) for g in best.inner[s])) for s in targets}
     return Proposal(_choice(best.outer), sides, best.value)
+
+
+def _targets(known: Knowledge) -> dict[int, Array]:
+    """Start nodes whose bounds are optimised too, and their unsettled neurons (B, K): the cheapest ones that fit
+    into memory.
+    """
+    graph = known.graph
+    settled = exact_starts(graph) if known.region.p == 0 else {0}
+    found: dict[int, tuple[int, Array]] = {}
+    for start in starts(graph):
+        mask = unsettled(known, start)
+        count = int(mask.sum(dim=1).max())
+        if start not in settled and count:
+            widths = sum(math.prod(graph.nodes[i].shape) for i in graph.ancestors(start))
+            found[start] = 2 * count * widths * mask.shape[0], pick(mask, count)
+    targets, total = {}, 0
+    for start, (cost, neurons) in sorted(found.items(), key=lambda item: item[1][0]):
+        total += cost
+        if total <= TAPE:
+            targets[start] = neurons
+    return dict(sorted(targets.items()))
 
 
 def _pair(known: Knowledge, start: int, count: int) -> tuple[Variables, Variables]:

@@ -56,11 +56,11 @@ def networks() -> dict[str, tuple[torch.nn.Module, tuple[int, ...], int]]:
     layers: list[torch.nn.Module] = [nn.Flatten(), nn.Linear(784, 256), nn.ReLU()]
     for _ in range(5):
         layers += [nn.Linear(256, 256), nn.ReLU()]
-    cnn = [nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 4, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 4, 2, 1)]
+    cnn = [nn.Conv2d(3, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1)]
     return {
         "mlp 784-256x6-10": (nn.Sequential(*layers, nn.Linear(256, 10)), (784,), 512),
-        "cnn 32-32-64-fc256": (
-            nn.Sequential(*cnn, nn.ReLU(), nn.Flatten(), nn.Linear(4096, 256), nn.ReLU(), nn.Linear(256, 10)),
+        "cnn 8-16-32-fc100": (
+            nn.Sequential(*cnn, nn.ReLU(), nn.Flatten(), nn.Linear(512, 100), nn.ReLU(), nn.Linear(100, 10)),
             (3, 32, 32),
             64,
         ),

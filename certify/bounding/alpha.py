@@ -29,7 +29,7 @@ class AlphaOptions:
     """
 
     iterations: int = 20
-    step: float = 0.5
+    step: float = 0.25
     decay: float = 0.98
     layers: bool = True
 

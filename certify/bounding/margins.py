@@ -145,7 +145,8 @@ def prove(
 ) -> list[Proof]:
     """Certified margins of cases whose input sets are of one kind, by all methods up to `method`.
 
-    deadline: on time.monotonic()'s clock; methods that have not begun by then are left out, alpha-CROWN stops at it.
+    deadline: on time.monotonic()'s clock; methods that have not begun by then are left out, CROWN falls
+    back to intervals for what is left, alpha-CROWN stops.
     Raises torch.OutOfMemoryError or MemoryError where the batch is too large: halve it.
     """
     sample = torch.zeros(1, dtype=torch.float64, device=nets.device)
@@ -184,7 +185,7 @@ def _ibp(batch: _Batch, options: AlphaOptions, deadline: float) -> None:
 def _crown(batch: _Batch, options: AlphaOptions, deadline: float) -> None:
     todo = batch.open()
     region = batch.region[like_index(todo, batch.region.lower)]
-    known = propagate(batch.nets.exact, region, draft=batch.nets.draft)
+    known = propagate(batch.nets.exact, region, draft=batch.nets.draft, deadline=deadline)
     batch.known, batch.members = known, todo
     _evaluate(batch, known, todo, lambda form: backward(known, form, sharp=True))
 

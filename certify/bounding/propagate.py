@@ -10,6 +10,7 @@ A ReLU that is already known to be stable needs no backward pass. Three sieves, 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -104,12 +105,13 @@ def propagate(
     draft: Draft | None = None,
     slopes: Mapping[int, Sides] | None = None,
     previous: Knowledge | None = None,
+    deadline: float = math.inf,
 ) -> Knowledge:
     """Intervals of all nodes, intersected with CROWN's at the inputs of nonlinear ops when `crown`.
 
     region: B sets, arrays in the graph's library and dtype. draft: the network in a cheaper dtype for the second sieve.
     slopes: only these start nodes and neurons are bounded, with these slopes. previous: bounds known already,
-    intersected.
+    intersected. deadline: on time.monotonic()'s clock; after it only intervals are propagated: as sound, less tight.
     """
     count = region.lower.shape[0]
     walk = _Walk.over(graph, region)
@@ -131,7 +133,7 @@ def propagate(
         if slopes is not None:
             walk.boxes[index] = sharpen(walk.known(), index, slopes[index]) if index in slopes else walk.boxes[index]
         else:
-            walk.boxes[index] = refine(walk.known(), index, None if rough is None else rough.known())
+            walk.boxes[index] = refine(walk.known(), index, None if rough is None else rough.known(), deadline)
         if rough is not None:
             rough.boxes[index] = narrow_interval(_known(walk.boxes[index]), rough.region.lower)
     return replace(walk.known(), boxes=tuple(walk.boxes), weights=tuple(walk.weights))
@@ -187,7 +189,7 @@ def unsettled(known: Knowledge, index: int) -> Array:
     return lower < upper
 
 
-def refine(known: Knowledge, index: int, rough: Knowledge | None = None) -> Interval:
+def refine(known: Knowledge, index: int, rough: Knowledge | None = None, deadline: float = math.inf) -> Interval:
     """The node's interval intersected with CROWN's, for the neurons that are not settled.
 
     Samples with similar numbers of such neurons go together, so that little padding is computed.
@@ -195,14 +197,15 @@ def refine(known: Knowledge, index: int, rough: Knowledge | None = None) -> Inte
     shape = (known.region.lower.shape[0], *known.graph.nodes[index].shape)
     box = known.flat(index)
     if rough is not None:
-        box = _sieve(known, index, box, rough, parallel=True)
-    box = _sieve(known, index, box, known, parallel=False)
+        box = _sieve(known, index, box, rough, deadline)
+    box = _sieve(known, index, box, known, deadline)
     return box[0].reshape(shape), box[1].reshape(shape)
 
 
-def _sieve(known: Knowledge, index: int, box: Interval, source: Knowledge, *, parallel: bool) -> Interval:
-    """box (B, n) intersected with what one kind of pass over `source` gives for the neurons that are still
-    unsettled.
+def _sieve(known: Knowledge, index: int, box: Interval, source: Knowledge, deadline: float) -> Interval:
+    """box (B, n) intersected with what passes over `source` give for the neurons that are still unsettled.
+
+    CROWN where the source is `known` itself, else one pass with parallel lines for both sides.
     """
     xp = namespace(box[0])
     mask = _unsettled_within(known, index, box)
@@ -214,7 +217,7 @@ def _sieve(known: Knowledge, index: int, box: Interval, source: Knowledge, *, pa
         some = source if whole else source.narrow(rows, index)
         marked = mask if whole else mask[rows]
         neurons = pick(marked, int(counts[group].max()))
-        below, above = bound_neurons(some, index, neurons, parallel=parallel)
+        below, above = bound_neurons(some, index, neurons, parallel=source is not known, deadline=deadline)
         old = (lower, upper) if whole else (lower[rows], upper[rows])
         found = (xp.astype(below, lower.dtype), xp.astype(above, lower.dtype))
         # Padding is left alone: a sample's bounds must not depend on the company it is computed in.
@@ -239,7 +242,13 @@ def sharpen(known: Knowledge, index: int, sides: Sides) -> Interval:
 
 
 def bound_neurons(
-    known: Knowledge, index: int, neurons: Array, *, parallel: bool = False, sides: Sides | None = None
+    known: Knowledge,
+    index: int,
+    neurons: Array,
+    *,
+    parallel: bool = False,
+    sides: Sides | None = None,
+    deadline: float = math.inf,
 ) -> Interval:
     """(lower, upper), each (B, K), of some neurons of one node, in chunks that fit the caches.
 
@@ -259,6 +268,9 @@ def bound_neurons(
         cells = []
         for begin in range(0, total, rows):
             chunk = slice(begin, begin + rows)
+            if time.monotonic() >= deadline:
+                cells.append(_no_news(known, neurons[some, chunk]))
+                continue
             cells.append(_both_sides(part, index, neurons[some, chunk], parallel, _cut(sides, some, chunk)))
         bands.append(tuple(xp.concat(side, axis=1) if len(side) > 1 else side[0] for side in zip(*cells, strict=True)))
     below, above = (xp.concat(side, axis=0) if len(side) > 1 else side[0] for side in zip(*bands, strict=True))
@@ -271,6 +283,13 @@ def _both_sides(known: Knowledge, index: int, neurons: Array, parallel: bool, si
         return both(known, start_form(known, index, neurons, parallel=True))
     low, high = (None, None) if sides is None else (sides.below, sides.above)
     return one_side(known, index, neurons, 1, low), -one_side(known, index, neurons, -1, high)
+
+
+def _no_news(known: Knowledge, neurons: Array) -> Interval:
+    """(-inf, inf) for each neuron."""
+    xp, sample = namespace(known.region.lower), known.region.lower
+    blank = xp.full(tuple(neurons.shape), xp.inf, dtype=sample.dtype, device=sample.device)
+    return -blank, blank
 
 
 def _cut(sides: Sides | None, samples: slice, neurons: slice) -> Sides | None:

@@ -67,7 +67,8 @@ def like(value: Any, x: Array) -> Array:
         if isinstance(value, np.ndarray):
             value = value.astype(dtype_name(x))  # a copy: torch must not share a read-only buffer
         return torch.as_tensor(value, dtype=x.dtype, device=x.device)
-    return np.asarray(value, dtype=x.dtype)
+    with np.errstate(over="ignore"):  # an overflow gives inf, which casts and bounds refuse by themselves
+        return np.asarray(value, dtype=x.dtype)
 
 
 def take(x: Array, index: np.ndarray[Any, np.dtype[np.int64]], fill: float = 0.0) -> Array:

@@ -22,12 +22,12 @@ EVERY_OP = [*AFFINE_OPS, *NONLINEAR_OPS]
 
 
 def all_ops(kind=Op):
-    """Every concrete op class that certify defines, however deep."""
+    """Every concrete op class of certify.ops, however deep; the surrogate that attacks descend on is never bounded."""
     return [
         k
         for s in kind.__subclasses__()
         for k in ([s] if s is not Weighted else []) + all_ops(s)
-        if k.__module__.startswith("certify.")
+        if k.__module__.startswith("certify.ops.")
     ]
 
 

@@ -84,7 +84,7 @@ class Polytope:
         return float(np.min(self.inner_offset - self.coeff @ y)) if len(self.offset) else np.inf
 
     def contains(self, y: Float64) -> bool:
-        """Is y inside, by float64 evaluation of every row (exact rationals decide near zero)?"""
+        """Is y inside? Every row is evaluated in exact rationals."""
         for row, offset, strict in zip(self.coeff, self.inner_offset, self.strict, strict=True):
             value = sum(
                 (Fraction(float(c)) * Fraction(float(v)) for c, v in zip(row, y, strict=True) if c != 0), Fraction(0)

@@ -1,0 +1,1 @@
+"""LP and MIP formulations of verification problems (Tjeng et al. 2018)."""

@@ -1,0 +1,1 @@
+"""LP and MIP back ends behind one protocol: one file each, imported when used."""

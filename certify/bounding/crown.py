@@ -22,6 +22,7 @@ from certify.ops.shape import Concat, Reshape
 from certify.rules import Interval, absolute, bias, is_affine, linear, relax, terms, transpose
 
 Choice = Mapping[int, Slopes]  # nonlinear node -> chosen slopes, arrays of shape (B, S or 1, n)
+Multipliers = Mapping[int, Array]  # node -> any real numbers, (B, S or 1, n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,12 +167,18 @@ def _collect(
 
 
 def backward(
-    known: Knowledge, form: Form, *, slopes: Choice | None = None, rounding: bool = True, sharp: bool = False
+    known: Knowledge,
+    form: Form,
+    *,
+    slopes: Choice | None = None,
+    multipliers: Multipliers | None = None,
+    rounding: bool = True,
+    sharp: bool = False,
 ) -> Array:
-    """Lower bounds (B, S) of a form over the regions.
+    """Lower bounds (B, S) of a form over the points of the regions whose nodes' values lie in the known boxes.
 
-    slopes chooses relaxations; others take their default. rounding=False leaves out the error terms: a proposal,
-    not a bound.
+    slopes chooses relaxations; others take their default. multipliers lend the boxes of nodes to the bound, which
+    splits of the search have narrowed (beta-CROWN). rounding=False leaves out the error terms: a proposal, not a bound.
     """
     graph = known.graph
     pending = dict(form.coeff)
@@ -183,6 +190,9 @@ def backward(
         a = pending.pop(index, None)
         if a is None:
             continue
+        if multipliers and index in multipliers:
+            a, change, wrong = lent(a, multipliers[index], known.flat(index), rounding=rounding)
+            constant, error = constant + change, error + wrong
         node = graph.nodes[index]
         weight = known.weights[index] if rounding else None
         if is_affine(node.op):
@@ -301,6 +311,24 @@ def through(a: Array, lines: Relaxation, weight: Array | None) -> tuple[Array, A
     if weight is not None:
         wrong = _dot(positive - negative, weight[:, None, :])
     return positive * lines.lower_slope + negative * lines.upper_slope, change, wrong
+
+
+def lent(a: Array, v: Array, box: Interval, *, rounding: bool = True) -> tuple[Array, Array, Array]:
+    """a x >= (a - v) x + max(v, 0) l + min(v, 0) u for any v, as v (x - l) >= 0 or v (x - u) >= 0 (Wang et al. 2021).
+
+    a, v (B, S, n), box (B, n) -> (a - v, change of the constant (B, S), error (B, S)).
+    """
+    xp = namespace(a)
+    left = a - v
+    rising = xp.clip(v, min=0)
+    change = _dot(rising, box[0][:, None, :]) + _dot(v - rising, box[1][:, None, :])
+    if not rounding:
+        return left, change, xp.zeros_like(change)
+    name = dtype_name(a)
+    reach = magnitude(*box)[:, None, :]
+    relative = 2 * gamma(a.shape[-1] + 8, name)
+    wrong = _dot(xp.abs(v), reach) * relative + _dot(xp.abs(left), reach) * (4 * UNIT_ROUNDOFF[name])
+    return left, change, wrong + 4 * a.shape[-1] * UNDERFLOW[name] * (1 + xp.max(reach))
 
 
 def parallel_relaxation(known: Knowledge, index: int, weight: Array | None) -> tuple[Array, Array, Array]:

@@ -213,6 +213,9 @@ def backward(
             error = error + 2 * UNIT_ROUNDOFF[name] * xp.abs(constant)
     value = constant
     if 0 in pending:
+        if multipliers and 0 in multipliers:
+            pending[0], change, wrong = lent(pending[0], multipliers[0], known.flat(0), rounding=rounding)
+            value, error = value + change, error + wrong
         value = value + minimum(pending[0], known.region, rounding=rounding, sharp=sharp)
     if not rounding:
         return value

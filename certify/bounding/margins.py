@@ -227,7 +227,7 @@ def _optimise_part(
     )
     offset = torch.as_tensor(np.take_along_axis(batch.rows.offset[members], columns, axis=1), device=batch.nets.device)
     padding = torch.as_tensor(~np.take_along_axis(wanted, columns, axis=1), device=batch.nets.device)
-    fast = _fast(batch.nets, known)
+    fast = fast_knowledge(batch.nets, known)
 
     def stop(value: torch.Tensor) -> bool:
         # A margin of 1e-4 of the row's scale is left for the difference between float32 and float64.
@@ -236,13 +236,13 @@ def _optimise_part(
 
     with torch.enable_grad():
         found = optimise(fast, coeff.to(fast.region.lower.dtype), options, stop=stop)
-    sides, rows = _widened(found)
+    sides, rows = widened(found)
     sharper = propagate(batch.nets.exact, known.region, slopes=sides, previous=known)
     value = backward(sharper, row_form(batch.nets.exact.output, coeff), slopes=rows, sharp=True)
     _keep(batch, members, columns, to_numpy(value))
 
 
-def _fast(nets: Networks, known: Knowledge) -> Knowledge:
+def fast_knowledge(nets: Networks, known: Knowledge) -> Knowledge:
     """The same knowledge in float32, for proposals: no rounding weights."""
     if nets.fast is nets.exact:
         return replace(known, weights=[None] * len(known.boxes))
@@ -251,7 +251,7 @@ def _fast(nets: Networks, known: Knowledge) -> Knowledge:
     return Knowledge(nets.fast, known.region.cast(narrow), boxes, [None] * len(boxes), known.floor)
 
 
-def _widened(found: Proposal) -> tuple[dict[int, Sides], Choice]:
+def widened(found: Proposal) -> tuple[dict[int, Sides], Choice]:
     """The proposal's slopes in float64."""
 
     def widen(choice: Choice) -> Choice:

@@ -1,0 +1,203 @@
+"""Where a search begins: alpha-CROWN's bounds of one case, the problem for the search, and one subproblem a
+polytope.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certify.arrays import UNDERFLOW, UNIT_ROUNDOFF, narrow_interval
+from certify.bab.dual import Problem
+from certify.bab.subproblem import Subproblems
+from certify.bounding.alpha import AlphaOptions, optimise
+from certify.bounding.crown import Choice, Knowledge, backward, row_form
+from certify.bounding.margins import Networks, Rows, fast_knowledge, widened
+from certify.bounding.propagate import propagate, starts, unsettled
+from certify.bounding.region import region_of
+from certify.ops.base import Slopes, gamma, magnitude
+from certify.property import Case
+
+
+@dataclass(frozen=True, eq=False)
+class Root:
+    """known: bounds of every node, float64, one set. lower: certified bound of the margin of the polytopes that are
+    already excluded. coeff (P, R, m), offset (P, R): the rows of the other polytopes, float64. subproblems: one for
+    each of them.
+    """
+
+    nets: Networks
+    known: Knowledge
+    problem: Problem
+    coeff: Tensor
+    offset: Tensor
+    lower: float
+    subproblems: Subproblems
+
+
+def begin(nets: Networks, case: Case, deadline: float, options: AlphaOptions | None = None) -> Root:
+    """The root of a case's search: CROWN, then alpha-CROWN for the rows that it leaves open."""
+    sample = torch.zeros(1, dtype=torch.float64, device=nets.device)
+    region = region_of([case.inputs]).cast(sample)
+    rows = Rows.of([case], math.prod(nets.exact.output_shape))
+    assert not rows.hopeless.any(), "a polytope without rows cannot be excluded"
+    coeff = torch.as_tensor(rows.coeff, device=nets.device)
+    with torch.no_grad():
+        known = propagate(nets.exact, region, draft=nets.draft, deadline=deadline)
+        lower = _lower(known, rows, coeff, {})
+    open_rows = np.flatnonzero(~(rows.best(lower)[0] > 0))
+    if not len(open_rows):
+        return _root(nets, known, rows, lower, {})
+    offset = torch.as_tensor(rows.offset[:, open_rows], device=nets.device)
+
+    def stop(value: Tensor) -> bool:
+        return bool((value > offset + 1e-4 * (1 + offset.abs())).all()) or time.monotonic() >= deadline
+
+    fast = fast_knowledge(nets, known)
+    found = optimise(fast, coeff[:, open_rows].to(fast.region.lower.dtype), options or AlphaOptions(), stop=stop)
+    sides, slopes = widened(found)
+    with torch.no_grad():
+        known = propagate(nets.exact, region, slopes=sides, previous=known)
+        every = _for_all_rows(slopes, open_rows, rows.coeff.shape[1])
+        lower = np.fmax(lower, _lower(known, rows, coeff, every))
+    return _root(nets, known, rows, lower, every)
+
+
+def _lower(known: Knowledge, rows: Rows, coeff: Tensor, slopes: Choice) -> np.ndarray:
+    """(1, S): certified bounds of the rows C y - d."""
+    value = backward(known, row_form(known.graph.output, coeff), slopes=slopes, sharp=True)
+    return np.nextafter(value.cpu().numpy() - rows.offset, -np.inf)
+
+
+def _for_all_rows(slopes: Choice, chosen: np.ndarray, count: int) -> Choice:
+    """Slopes found for some rows, the first of them for the others."""
+    place = np.zeros(count, dtype=np.int64)
+    place[chosen] = np.arange(len(chosen))
+
+    def pick(slope: Tensor | None) -> Tensor | None:
+        return None if slope is None else slope[:, place]
+
+    return {node: Slopes(pick(s.lower), pick(s.upper)) for node, s in slopes.items()}
+
+
+def _root(nets: Networks, known: Knowledge, rows: Rows, lower: np.ndarray, slopes: Choice) -> Root:
+    margins = rows.best(lower)[0]
+    polytopes = [int(p) for p in np.unique(rows.polytope[0]) if p >= 0]
+    members = [np.flatnonzero(rows.polytope[0] == p) for p in polytopes]
+    still = [m for m in members if not margins[m[0]] > 0]
+    closed = min((float(margins[m[0]]) for m in members if margins[m[0]] > 0), default=math.inf)
+    narrow = torch.zeros(1, dtype=torch.float32, device=nets.device)
+    boxes = {}
+    free = {}
+    for start in starts(known.graph):
+        boxes[start] = narrow_interval(known.flat(start), narrow)
+        free[start] = torch.nonzero(unsettled(known, start)[0])[:, 0]
+    coeff, offset, real = (part.to(nets.device) for part in _stacked(rows, still))
+    region = known.region.cast(narrow)
+    problem = Problem(nets.fast, region, boxes, free, coeff.float(), offset.float(), real)
+    first = _first(problem, (lower, still), slopes, margins)
+    return Root(nets, known, problem, coeff, offset, closed, first)
+
+
+def _stacked(rows: Rows, still: list[np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows of some polytopes, padded: coeff (P, R, m), offset (P, R), and which are real (P, R)."""
+    width = max((len(m) for m in still), default=1)
+    coeff = np.zeros((len(still), width, rows.coeff.shape[2]))
+    offset = np.zeros((len(still), width))
+    real = np.zeros((len(still), width), dtype=bool)
+    for p, members in enumerate(still):
+        coeff[p, : len(members)], offset[p, : len(members)] = rows.coeff[0, members], rows.offset[0, members]
+        real[p, : len(members)] = True
+    return torch.as_tensor(coeff), torch.as_tensor(offset), torch.as_tensor(real)
+
+
+def _first(
+    problem: Problem, unsafe: tuple[np.ndarray, list[np.ndarray]], slopes: Choice, margins: np.ndarray
+) -> Subproblems:
+    """One subproblem a polytope: its best row's slopes, no multipliers."""
+    lower, still = unsafe
+    device = problem.coeff.device
+    best = [int(m[np.argmax(np.nan_to_num(lower[0, m], nan=-np.inf, neginf=-np.inf))]) for m in still]
+    count = len(still)
+    mix = torch.zeros(count, problem.coeff.shape[1], device=device)
+    for p, members in enumerate(still):
+        mix[p, int(np.flatnonzero(members == best[p])[0])] = 1.0
+    chosen = {}
+    for node, s in slopes.items():
+        free = problem.free[problem.graph.nodes[node].inputs[0]]
+        parts = [part for part in (s.lower, s.upper) if part is not None]
+        chosen[node] = torch.stack([part[0, best][:, free].float() for part in parts])
+    return Subproblems(
+        torch.arange(count, device=device),
+        torch.as_tensor([float(margins[m[0]]) for m in still], dtype=torch.float64, device=device),
+        torch.zeros(count, dtype=torch.int64, device=device),
+        {s: torch.stack([side[:, f].expand(count, -1) for side in problem.boxes[s]]) for s, f in problem.free.items()},
+        chosen,
+        {s: torch.zeros(count, len(f), device=device) for s, f in problem.free.items()},
+        mix,
+    )
+
+
+def certified(root: Root, subs: Subproblems) -> Tensor:
+    """(N,) float64: lower bounds of the subproblems' margins in real arithmetic, under their dual variables.
+
+    Boxes are the root's, cut by the subproblem's own. The margin of a polytope is max_r (C y - d)_r at its best
+    point; any weights of the rows that sum to 1 give a lower bound of it.
+    """
+    count = len(subs)
+    known = _cut(root, subs)
+    nodes, free = root.known.graph.nodes, root.problem.free
+
+    def wide(node: int, part: Tensor) -> Tensor:
+        size = math.prod(nodes[node].shape)
+        out = torch.zeros(count, 1, size, dtype=torch.float64, device=part.device)
+        out[:, 0, free[nodes[node].inputs[0] if node in subs.slopes else node]] = part.double()
+        return out
+
+    slopes = {n: Slopes(*(wide(n, part) for part in parts)) for n, parts in subs.slopes.items()}
+    multipliers = {s: wide(s, v) for s, v in subs.multipliers.items()}
+    row, offset, error = _mixed(root, known, subs)
+    form = row_form(root.known.graph.output, row[:, None, :])
+    value = backward(known, form, slopes=slopes, multipliers=multipliers, sharp=True)[:, 0]
+    margin = value - offset - error
+    return margin - 4 * UNIT_ROUNDOFF["float64"] * (value.abs() + offset.abs() + error)
+
+
+def _mixed(root: Root, known: Knowledge, subs: Subproblems) -> tuple[Tensor, Tensor, Tensor]:
+    """The weighted rows of each subproblem: coefficients (N, m), offset (N,), and what their rounding may do (N,)."""
+    mix = subs.mix.double()
+    mix = mix / mix.sum(dim=1, keepdim=True)
+    coeff, offset = root.coeff[subs.polytope], root.offset[subs.polytope]
+    row, shift = torch.bmm(mix[:, None], coeff)[:, 0], torch.sum(mix * offset, dim=1)
+    if mix.shape[1] == 1:  # a weight of 1: exact
+        return row, shift, torch.zeros_like(shift)
+    reach = magnitude(*known.flat(root.known.graph.output))
+    size = torch.sum(torch.bmm(mix[:, None], coeff.abs())[:, 0] * reach, dim=1) + torch.sum(mix * offset.abs(), dim=1)
+    return row, shift, size * (2 * gamma(mix.shape[1] + reach.shape[1] + 8, "float64")) + UNDERFLOW["float64"]
+
+
+def _cut(root: Root, subs: Subproblems) -> Knowledge:
+    """The root's knowledge for every subproblem, with its boxes."""
+    count = len(subs)
+    known = root.known
+
+    def many(x: Tensor) -> Tensor:
+        return x.expand(count, *x.shape[1:])
+
+    boxes = [None if box is None else (many(box[0]), many(box[1])) for box in known.boxes]
+    for start, free in root.problem.free.items():
+        lower, upper = (many(side).clone() for side in known.flat(start))
+        lower[:, free] = torch.maximum(lower[:, free], subs.boxes[start][0].double())
+        upper[:, free] = torch.minimum(upper[:, free], subs.boxes[start][1].double())
+        shape = (count, *known.graph.nodes[start].shape)
+        boxes[start] = lower.reshape(shape), upper.reshape(shape)
+    weights = [None if w is None else many(w) for w in known.weights]
+    region = replace(known.region, lower=many(known.region.lower), upper=many(known.region.upper))
+    if region.center is not None and region.radius is not None:
+        region = replace(region, center=many(region.center), radius=region.radius.expand(count))
+    return replace(known, region=region, boxes=boxes, weights=weights, floor=known.floor.expand(count))

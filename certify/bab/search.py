@@ -1,0 +1,166 @@
+"""Branch and bound over neurons (Bunel et al. 2020; Wang et al. 2021), batched: every unsafe polytope of a case is a
+tree.
+
+A step takes the open subproblems with the lowest bounds, splits each at one neuron, and raises the children's bounds by
+a few ascent steps in float32. What counts is one pass more, in float64 with rounding. The points that attain the
+bounds of what stays open are candidates for a witness. Bounds only rise: a child starts from its parent's.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from certify.bab.ascend import AscentOptions, Best, ascend
+from certify.bab.branching import candidates, children, choose, split_points
+from certify.bab.dual import Batch, ascent, bound
+from certify.bab.pool import Pool
+from certify.bab.result import Replay, SearchResult
+from certify.bab.root import Root, certified
+from certify.bab.subproblem import Subproblems
+from certify.verdict import Witness
+
+FRONTIER_BYTES = 2 << 30
+STEP_SECONDS = 0.5  # a step that takes less may take more subproblems: large products are faster
+SLACK = 1e-5  # float32 bounds must be above this share of the rows' scale before the ascent may stop early
+NEAR = 1e-3  # candidates are replayed when their float32 margin is below this share of the rows' scale
+REPLAYS = 4  # candidates a step that onnxruntime is asked about
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """ascent: of the children's bounds. leaf: of what nothing can split any more. tries: candidates per branching
+    score. smallest, largest: subproblems a step.
+    """
+
+    ascent: AscentOptions = field(default_factory=AscentOptions)
+    leaf: AscentOptions = field(default_factory=lambda: AscentOptions(iterations=200, decay=0.98))
+    tries: int = 3
+    smallest: int = 8
+    largest: int = 512
+
+
+@dataclass
+class _Tree:
+    """A search on its way. closed: the lowest bound of what is closed; stuck: of what nothing can split."""
+
+    root: Root
+    replay: Replay
+    deadline: float
+    options: SearchOptions
+    pool: Pool
+    closed: float
+    stuck: float = math.inf
+    subproblems: int = 0
+    left: int = 0
+    witness: Witness | None = None
+
+    def result(self) -> SearchResult:
+        lower = min(self.closed, self.stuck, self.pool.lower)
+        return SearchResult(lower, self.witness, self.subproblems, len(self.pool) + self.left)
+
+
+def search(root: Root, *, replay: Replay, deadline: float, options: SearchOptions | None = None) -> SearchResult:
+    """Split until every subproblem is excluded, a witness is found, or the deadline (time.monotonic()) has come."""
+    options = options or SearchOptions()
+    bytes_each = 64 + 24 * sum(len(f) for f in root.problem.free.values())
+    tree = _Tree(root, replay, deadline, options, Pool(max(1000, FRONTIER_BYTES // bytes_each)), root.lower)
+    tree.pool.push(root.subproblems)
+    width = options.smallest
+    with torch.no_grad():
+        while len(tree.pool) and tree.witness is None and time.monotonic() < deadline:
+            begin = time.monotonic()
+            _step(tree, width)
+            spent = time.monotonic() - begin
+            if spent < STEP_SECONDS:
+                width = min(2 * width, options.largest)
+            elif spent > 2 * STEP_SECONDS:
+                width = max(width // 2, options.smallest)
+    return tree.result()
+
+
+def _step(tree: _Tree, width: int) -> None:
+    parents = tree.pool.pop(width)
+    points, allowed = split_points(tree.root.problem, parents)
+    can = allowed.any(dim=1)
+    parts = []
+    if not bool(can.all()):
+        _leaves(tree, parents.take(~can))
+    if bool(can.any()):
+        parts.append(_split(tree, parents.take(can), points[can], allowed[can]))
+    for part in parts:
+        _settle(tree, part)
+
+
+def _split(tree: _Tree, parents: Subproblems, points: Tensor, allowed: Tensor) -> tuple[Subproblems, Best]:
+    """The children of the parents' best splits, with raised bounds."""
+    problem = tree.root.problem
+    batch, variables = Batch.of(problem, parents)
+    taken = bound(batch, variables)
+    tried = candidates(batch, taken, ascent(batch, variables, taken), allowed, tree.options.tries)
+    kids = children(problem, parents, choose(problem, parents, tried, points, allowed))
+    return _raise(tree, kids, tree.options.ascent)
+
+
+def _raise(tree: _Tree, subs: Subproblems, options: AscentOptions) -> tuple[Subproblems, Best]:
+    problem = tree.root.problem
+    batch, variables = Batch.of(problem, subs)
+    enough = SLACK * _scale(tree.root)
+
+    def stop(value: Tensor) -> bool:
+        return bool((value > enough).all()) or time.monotonic() >= tree.deadline
+
+    best = ascend(batch, variables, options, stop=stop)
+    tree.subproblems += len(subs)
+    return batch.gather(best.variables, subs), best
+
+
+def _settle(tree: _Tree, raised: tuple[Subproblems, Best]) -> None:
+    """Certify; what is closed goes, what is open goes back to the pool, its points to the attack."""
+    subs, best = raised
+    lower = torch.fmax(subs.lower, certified(tree.root, subs))
+    subs = replace(subs, lower=lower)
+    still = ~(lower > 0)
+    if not bool(still.all()):
+        tree.closed = min(tree.closed, float(lower[~still].min()))
+    if bool(still.any()):
+        tree.pool.push(subs.take(still))
+        _attack(tree, best.points[still])
+
+
+def _leaves(tree: _Tree, subs: Subproblems) -> None:
+    """What nothing can split: the bound is a linear program's, so a long ascent comes as close to it as wanted."""
+    subs, best = _raise(tree, subs, tree.options.leaf)
+    lower = torch.fmax(subs.lower, certified(tree.root, subs))
+    still = ~(lower > 0)
+    if not bool(still.all()):
+        tree.closed = min(tree.closed, float(lower[~still].min()))
+    if bool(still.any()):
+        tree.stuck = min(tree.stuck, float(lower[still].min()))
+        tree.left += int(still.sum())
+        _attack(tree, best.points[still])
+
+
+def _attack(tree: _Tree, points: Tensor) -> None:
+    """Run the network on the relaxed minimisers; the worst are replayed."""
+    problem = tree.root.problem
+    graph = problem.graph
+    y = graph(points.reshape(len(points), *graph.input_shape)).reshape(len(points), -1)
+    rows = torch.einsum("prm,bm->bpr", problem.coeff, y) - problem.offset
+    rows = torch.where(problem.rows, rows, torch.full_like(rows, -math.inf))
+    margin = rows.amax(dim=2).amin(dim=1)
+    near = NEAR * _scale(tree.root)
+    order = margin.argsort()[:REPLAYS]
+    order = order[margin[order] < near]
+    if len(order):
+        tree.witness = tree.replay(points[order].double().cpu().numpy())
+
+
+def _scale(root: Root) -> float:
+    """The size of the rows' values, for tolerances of proposals."""
+    lower, upper = root.known.flat(root.known.graph.output)
+    return 1e-30 + float(torch.maximum(lower.abs(), upper.abs()).mean())

@@ -180,6 +180,54 @@ def backward(
     slopes chooses relaxations; others take their default. multipliers lend the boxes of nodes to the bound, which
     splits of the search have narrowed (beta-CROWN). rounding=False leaves out the error terms: a proposal, not a bound.
     """
+    a, value, error = _carry(known, form, slopes=slopes, multipliers=multipliers, rounding=rounding)
+    xp, name = namespace(value), dtype_name(value)
+    if a is not None:
+        if multipliers and 0 in multipliers:
+            a, change, wrong = lent(a, multipliers[0], known.flat(0), rounding=rounding)
+            value, error = value + change, error + wrong
+        value = value + minimum(a, known.region, rounding=rounding, sharp=sharp)
+    if not rounding:
+        return value
+    return value - 1.05 * error - (4 * UNIT_ROUNDOFF[name] * xp.abs(value) + known.floor[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """target >= coeff . x + constant for all x of the region, in real arithmetic: coeff (B, S, n), constant (B, S).
+
+    value: (B, S), the minimum over the region, as `backward` gives it. reached: nonlinear node -> the coefficients
+    (B, S, n) that met its output on the way.
+    """
+
+    coeff: Array
+    constant: Array
+    value: Array
+    reached: Mapping[int, Array]
+
+
+def plane(known: Knowledge, form: Form) -> Plane:
+    """The linear lower bound of a form whose minimum over the region is `backward`'s answer."""
+    reached: dict[int, Array] = {}
+    a, constant, error = _carry(known, form, reached=reached)
+    xp, unit = namespace(constant), UNIT_ROUNDOFF[dtype_name(constant)]
+    if a is None:
+        a = xp.zeros((*constant.shape, known.region.lower.shape[1]), dtype=constant.dtype, device=constant.device)
+    constant = constant - 1.05 * error - (4 * unit * xp.abs(constant) + known.floor[:, None])
+    value = constant + minimum(a, known.region)
+    return Plane(a, constant, value - 4 * unit * xp.abs(value), reached)
+
+
+def _carry(
+    known: Knowledge,
+    form: Form,
+    *,
+    slopes: Choice | None = None,
+    multipliers: Multipliers | None = None,
+    rounding: bool = True,
+    reached: dict[int, Array] | None = None,
+) -> tuple[Array | None, Array, Array]:
+    """A form carried back to the input: (coefficients (B, S, n) or None, constant, error); fills `reached`."""
     graph = known.graph
     pending = dict(form.coeff)
     constant, error = form.constant, form.error
@@ -204,6 +252,8 @@ def backward(
             shapes = tuple(graph.nodes[i].shape for i in node.inputs)
             parts = transpose(node.op, a.reshape((count * specs, *node.shape)), shapes)
         else:
+            if reached is not None:
+                reached[index] = a
             lines = relaxation(known, index, (slopes or {}).get(index, Slopes()))
             a, change, wrong = through(a, lines, weight)
             constant, error = constant + change, error + wrong
@@ -211,15 +261,7 @@ def backward(
         error = error + _collect(known, pending, node.inputs, parts, (count, specs), rounding=rounding)
         if rounding:
             error = error + 2 * UNIT_ROUNDOFF[name] * xp.abs(constant)
-    value = constant
-    if 0 in pending:
-        if multipliers and 0 in multipliers:
-            pending[0], change, wrong = lent(pending[0], multipliers[0], known.flat(0), rounding=rounding)
-            value, error = value + change, error + wrong
-        value = value + minimum(pending[0], known.region, rounding=rounding, sharp=sharp)
-    if not rounding:
-        return value
-    return value - 1.05 * error - (4 * UNIT_ROUNDOFF[name] * xp.abs(value) + known.floor[:, None])
+    return pending.get(0), constant, error
 
 
 def both(known: Knowledge, form: Form) -> Interval:

@@ -35,9 +35,10 @@ CLEAN_STAGE = "clean"
 CLEAN_CHUNK = 256  # inputs per commit of the clean stage
 # Samples per commit at most: a kill loses no more. Not fitted to the time they take, or results would depend on it.
 COMMIT_EVERY = 64
-# A bound holds in real arithmetic, a replayed margin is float32: they may cross by this much, relative to the larger.
+# A bound holds in real arithmetic, a replayed margin is onnxruntime's, mostly float32: they may cross by this much,
+# relative to the larger.
 # Where they differ in sign, verdict against verdict, there is no slack.
-REPLAY_SLACK = 1e-3
+REPLAY_ERROR = 1e-3
 
 _log = logging.getLogger(__name__)
 
@@ -210,7 +211,7 @@ def examine(outcome: Outcome) -> tuple[Outcome, str]:
             f"yet onnxruntime shows a violation (margin {upper:g})"
         )
         return _as_error(outcome, f"soundness alarm: {text}"), text
-    if lower > upper + REPLAY_SLACK * max(1.0, abs(lower) if np.isfinite(lower) else 1.0, abs(upper)):
+    if lower > upper + REPLAY_ERROR * max(1.0, abs(lower) if np.isfinite(lower) else 1.0, abs(upper)):
         text = f"lower bound {lower:g} (stage {outcome.stage}) lies above the margin {upper:g} that onnxruntime shows"
         return _as_error(outcome, f"soundness alarm: {text}"), text
     if outcome.verdict is Verdict.FALSIFIED and outcome.witness is None:

@@ -1,0 +1,216 @@
+"""Branch and bound over boxes of the input: complete search for networks of few input coordinates.
+
+A step takes up to thousands of open boxes at once: CROWN bounds every row of the open polytopes (float64, with
+rounding); a polytope is excluded in a box by one row, or a convex combination of rows, that is positive there, or
+by clipping (certify.bab.clip) that leaves nothing. What stays open is clipped and split at the coordinate that makes
+the relaxations loose (certify.bab.sensitivity). Corners that minimise the bounds are candidates for a witness.
+Bounds only rise: a box has at least its parent's.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from certify.arrays import UNDERFLOW, Array, like, namespace, to_numpy
+from certify.bab.clip import clip, mixture
+from certify.bab.frontier import Boxes, Frontier
+from certify.bab.result import Replay, SearchResult
+from certify.bab.sensitivity import looseness
+from certify.bab.target import Index, Mask, Target
+from certify.bounding.crown import plane, row_form
+from certify.bounding.propagate import propagate
+from certify.bounding.region import Region, region_of
+from certify.graph import Graph
+from certify.property import Case, Float64
+from certify.verdict import Witness
+
+# What clipping cuts off has a margin above its rounding term, which is above this.
+CLIPPED = UNDERFLOW["float64"]
+FRONTIER_BYTES = 1 << 30
+BATCH_NUMBERS = 1 << 24  # of the arrays that a step holds for its boxes
+STEP_SECONDS = 0.5  # a step shall take less, or the deadline is kept badly
+MIXTURE_STEPS = 8
+NEAR = 1e-4  # candidates are replayed when their margin is below this share of the outputs' size
+REPLAYS = 4  # candidates a step that onnxruntime is asked about
+
+
+@dataclass
+class _Search:
+    """A search on its way. closed: lowest bound of what is closed; stuck: of boxes that no split makes smaller."""
+
+    graph: Graph
+    sample: Array
+    target: Target
+    replay: Replay
+    frontier: Frontier
+    free: Index
+    closed: float = math.inf
+    stuck: float = math.inf
+    subproblems: int = 0
+    left: int = 0
+    witness: Witness | None = None
+
+    def result(self) -> SearchResult:
+        lower = min(self.closed, self.stuck, self.frontier.lower)
+        return SearchResult(lower, self.witness, self.subproblems, len(self.frontier) + self.left)
+
+
+@dataclass(frozen=True, eq=False)
+class _Bounded:
+    """Rows of B boxes: values >= coeff x + constant, (B, S, n) and (B, S); their minimum; split scores (B, F)."""
+
+    coeff: Float64
+    constant: Float64
+    value: Float64
+    scores: Float64
+
+
+def search_inputs(
+    graph: Graph, case: Case, *, replay: Replay, deadline: float, sample: Array | None = None, most: int = 1024
+) -> SearchResult:
+    """Split the input box until every unsafe polytope is excluded everywhere, a witness is found, or time is over.
+
+    graph: float64, numpy or torch; sample: an array of its library (default numpy). deadline: on time.monotonic()'s
+    clock. most: boxes a step. The lower bound is sound whenever the search stops.
+    """
+    sample = np.zeros(1) if sample is None else sample
+    if not case.unsafe or any(len(p.offset) == 0 for p in case.unsafe):
+        lower = -math.inf if case.unsafe else math.inf
+        return SearchResult(lower, left=int(bool(case.unsafe)))
+    region = region_of([case.inputs])
+    root = Boxes(region.lower, region.upper, np.full((1, len(case.unsafe)), -np.inf))
+    free = np.flatnonzero(region.upper[0] > region.lower[0])
+    capacity = max(most, FRONTIER_BYTES // (8 * (2 * root.lower.size + len(case.unsafe) + 1)))
+    state = _Search(graph, sample, Target.of(case), replay, Frontier(root, capacity), free)
+    size = sum(math.prod(node.shape) for node in graph.nodes)
+    most = max(1, min(most, BATCH_NUMBERS // (size * (len(free) + len(state.target.rows)))))
+    width = most
+    while len(state.frontier) and state.witness is None and time.monotonic() < deadline:
+        begin = time.monotonic()
+        _step(state, width, deadline)
+        spent = time.monotonic() - begin
+        width = max(1, width // 2) if spent > STEP_SECONDS else min(most, 2 * width)
+    return state.result()
+
+
+def _step(state: _Search, width: int, deadline: float) -> None:
+    boxes = state.frontier.pop(width)
+    found = _bound(state, boxes, deadline)
+    state.subproblems += len(boxes)
+    boxes, found = _exclude(state, boxes, found)
+    if not len(boxes):
+        return
+    _attack(state, boxes, found)
+    if state.witness is not None:
+        state.frontier.push(boxes)
+        return
+    boxes, found = _clip(state, boxes, found)
+    if len(boxes):
+        state.frontier.push(_split(state, boxes, found.scores))
+
+
+def _bound(state: _Search, boxes: Boxes, deadline: float) -> _Bounded:
+    """CROWN's planes of all rows of polytopes that are open in some box."""
+    target = state.target
+    lower, upper = like(boxes.lower, state.sample), like(boxes.upper, state.sample)
+    xp = namespace(lower)
+    known = propagate(state.graph, Region(lower, upper), deadline=deadline)
+    rows = like(target.rows, state.sample)
+    form = row_form(state.graph.output, xp.broadcast_to(rows, (len(boxes), *rows.shape)))
+    found = plane(known, form)
+    weight = np.zeros(found.constant.shape)
+    b, p = np.nonzero(~(boxes.margins > 0))
+    for r in range(target.index.shape[1]):
+        weight[b, target.index[p, r]] = np.isfinite(target.offset[p, r])
+    scores = looseness(known, found.reached, like(weight, state.sample), state.free)
+    return _Bounded(to_numpy(found.coeff), to_numpy(found.constant), to_numpy(found.value), to_numpy(scores))
+
+
+def _exclude(state: _Search, boxes: Boxes, found: _Bounded) -> tuple[Boxes, _Bounded]:
+    """Margins raised by the rows' minima and their mixtures; closed boxes dropped."""
+    target = state.target
+    margins = np.fmax(boxes.margins, target.margins(found.value))
+    if target.index.shape[1] > 1:
+        b, p = np.nonzero(~(margins > 0))
+        if len(b):
+            coeff, constant = _planes(state, found, b, p)
+            mixed = mixture(boxes.lower[b], boxes.upper[b], coeff, constant, MIXTURE_STEPS)
+            margins[b, p] = np.fmax(margins[b, p], mixed)
+    return _keep_open(state, Boxes(boxes.lower, boxes.upper, margins), found)
+
+
+def _keep_open(state: _Search, boxes: Boxes, found: _Bounded) -> tuple[Boxes, _Bounded]:
+    still: Mask = ~(boxes.bound > 0)
+    if not still.all():
+        state.closed = min(state.closed, float(boxes.bound[~still].min()))
+    return boxes[still], _select(found, still)
+
+
+def _select(found: _Bounded, rows: Mask) -> _Bounded:
+    return _Bounded(found.coeff[rows], found.constant[rows], found.value[rows], found.scores[rows])
+
+
+def _planes(state: _Search, found: _Bounded, b: Index, p: Index) -> tuple[Float64, Float64]:
+    """(K, R, n), (K, R): the planes of polytope p in box b, less the offset; padding rows are 0 x - inf."""
+    target = state.target
+    rows = target.index[p]
+    constant = np.nextafter(found.constant[b[:, None], rows] - target.offset[p], -np.inf)
+    return found.coeff[b[:, None], rows], constant
+
+
+def _clip(state: _Search, boxes: Boxes, found: _Bounded) -> tuple[Boxes, _Bounded]:
+    """Every box shrunk to the hull of what its open polytopes leave; polytopes that leave nothing are excluded."""
+    b, p = np.nonzero(~(boxes.margins > 0))
+    coeff, constant = _planes(state, found, b, p)
+    low, high, gone = clip(boxes.lower[b], boxes.upper[b], coeff, constant)
+    margins = boxes.margins.copy()
+    margins[b[gone], p[gone]] = CLIPPED
+    lower, upper = np.full_like(boxes.lower, np.inf), np.full_like(boxes.upper, -np.inf)
+    np.minimum.at(lower, b[~gone], low[~gone])
+    np.maximum.at(upper, b[~gone], high[~gone])
+    if gone.any() or (low > boxes.lower[b]).any() or (high < boxes.upper[b]).any():
+        state.closed = min(state.closed, CLIPPED)
+    return _keep_open(state, Boxes(lower, upper, margins), found)
+
+
+def _split(state: _Search, boxes: Boxes, scores: Float64) -> Boxes:
+    """The halves of every box, cut at the coordinate of the highest score that can be cut."""
+    lower, upper = boxes.lower[:, state.free], boxes.upper[:, state.free]
+    middle = lower + 0.5 * (upper - lower)
+    can = (lower < middle) & (middle < upper)
+    # Clipping has made some coordinates narrower than they were scored.
+    rank = np.where(can, np.nan_to_num(scores), -1.0)
+    rank = np.where(can & (rank.max(axis=1, keepdims=True, initial=-1) <= 0), upper - lower, rank)
+    whole = np.asarray(can.any(axis=1))
+    if not whole.all():
+        state.stuck = min(state.stuck, float(boxes.bound[~whole].min()))
+        state.left += int((~whole).sum())
+        boxes, rank, middle = boxes[whole], rank[whole], middle[whole]
+    each = np.arange(len(boxes))
+    pick = rank.argmax(axis=1)
+    at, cut = state.free[pick], middle[each, pick]
+    left, right = boxes.upper.copy(), boxes.lower.copy()
+    left[each, at], right[each, at] = cut, cut
+    return Boxes.join(Boxes(boxes.lower, left, boxes.margins), Boxes(right, boxes.upper, boxes.margins))
+
+
+def _attack(state: _Search, boxes: Boxes, found: _Bounded) -> None:
+    """The network at the centres and at the corners where the open planes are lowest; the worst are replayed."""
+    b, p = np.nonzero(~(boxes.margins > 0))
+    coeff, constant = _planes(state, found, b, p)
+    center, radius = 0.5 * (boxes.lower + boxes.upper), 0.5 * (boxes.upper - boxes.lower)
+    highest = np.argmax(constant + np.einsum("krn,kn->kr", coeff, center[b]), axis=1)
+    corner = center[b] - np.sign(coeff[np.arange(len(b)), highest]) * radius[b]
+    points = np.concatenate([center, np.clip(corner, boxes.lower[b], boxes.upper[b])])
+    y = to_numpy(state.graph(like(points, state.sample).reshape((len(points), *state.graph.input_shape))))
+    y = y.reshape(len(points), -1)
+    margin = state.target.margins(y @ state.target.rows.T).min(axis=1)
+    near = NEAR * (1 + np.abs(y).max(axis=1))
+    order = np.argsort(margin)[:REPLAYS]
+    order = order[margin[order] <= near[order]]
+    if len(order):
+        state.witness = state.replay(points[order])

@@ -11,21 +11,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from certify.arrays import computes_float32, like_index, narrow_interval, to_numpy
-from certify.bounding.alpha import AlphaOptions, Proposal, optimise
+from certify.arrays import Array, computes_float32, is_torch, like, like_index, narrow_interval, to_numpy
 from certify.bounding.crown import Choice, Knowledge, affine_tail, backward, row_form
-from certify.bounding.propagate import Draft, Sides, groups, propagate, starts, unsettled
+from certify.bounding.deviation import Draft
+from certify.bounding.propagate import Sides, groups, propagate, starts, unsettled
 from certify.bounding.region import Region, region_of
 from certify.errors import ModelError
 from certify.graph import Graph
 from certify.ops.base import Slopes
 from certify.options import BOUND_METHODS
 from certify.property import Case, Float64
+
+if TYPE_CHECKING:
+    import torch
+
+    from certify.bounding.alpha import AlphaOptions, Proposal
 
 STAGE_NAMES = {"ibp": "IBP", "crown": "CROWN", "alpha-crown": "alpha-CROWN"}
 # Nodes of more numbers make sums whose float32 error terms exceed certify.ops.base.MAX_GAMMA.
@@ -39,26 +45,51 @@ class Networks:
     """One network in the dtypes that the stages use, on one device.
 
     exact: float64, what decides. fast: float32, for proposals. draft: for the sieve that needs sound float32, or None
-    where its products may be computed in less than float32 accuracy (TF32, Winograd on GPUs).
+    where its products may be computed in less than float32 accuracy (TF32, Winograd on GPUs). sample: a number in
+    `exact`'s library and device.
     """
 
     exact: Graph
     fast: Graph
     draft: Draft | None
-    device: torch.device
+    sample: Array
+
+    @staticmethod
+    def light(graph: Graph) -> Networks:
+        """In numpy, all float64: IBP and CROWN without torch, whose import takes longer than a small property."""
+        sample = np.zeros(1)
+        exact = graph.cast(sample)
+        return Networks(exact, exact, None, sample)
 
     @staticmethod
     def of(graph: Graph, device: torch.device) -> Networks:
+        """In torch."""
+        import torch
+
         wide = torch.zeros(1, dtype=torch.float64, device=device)
         narrow = torch.zeros(1, dtype=torch.float32, device=device)
         exact = graph.cast(wide)
         try:
             fast = graph.cast(narrow)
         except ModelError:  # weights that float32 cannot hold: everything in float64
-            return Networks(exact, exact, None, device)
+            return Networks(exact, exact, None, wide)
         sound = computes_float32(device)
         short = max(math.prod(node.shape) for node in graph.nodes) < LONGEST_DRAFT
-        return Networks(exact, fast, Draft(fast, narrow) if sound and short else None, device)
+        return Networks(exact, fast, Draft(fast, narrow) if sound and short else None, wide)
+
+    @property
+    def device(self) -> torch.device:
+        """Where torch's networks lie."""
+        device: torch.device = self.sample.device
+        return device
+
+    def without_gradients(self) -> AbstractContextManager[object]:
+        """What bounding of many samples runs in: no history of gradients is kept."""
+        if not is_torch(self.sample):
+            return nullcontext()
+        import torch
+
+        return torch.no_grad()
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,13 +180,13 @@ def prove(
     back to intervals for what is left, alpha-CROWN stops.
     Raises torch.OutOfMemoryError or MemoryError where the batch is too large: halve it.
     """
-    sample = torch.zeros(1, dtype=torch.float64, device=nets.device)
-    region = region_of([case.inputs for case in cases]).cast(sample)
+    assert method != "alpha-crown" or is_torch(nets.sample), "alpha-CROWN needs torch"
+    region = region_of([case.inputs for case in cases]).cast(nets.sample)
     rows = Rows.of(cases, math.prod(nets.exact.output_shape))
     batch = _Batch(nets, region, rows, np.full(rows.offset.shape, -np.inf), members=np.arange(len(cases)))
     stage = np.full(len(cases), STAGE_NAMES["ibp"], dtype=object)
     seconds: list[dict[str, float]] = [{} for _ in cases]
-    steps: dict[str, Callable[[_Batch, AlphaOptions, float], None]] = {
+    steps: dict[str, Callable[[_Batch, AlphaOptions | None, float], None]] = {
         "ibp": _ibp,
         "crown": _crown,
         "alpha-crown": _alpha,
@@ -166,8 +197,8 @@ def prove(
             break
         begin = time.perf_counter()
         before = rows.margins(batch.lower)
-        with torch.no_grad():
-            steps[name](batch, options or AlphaOptions(), deadline)
+        with nets.without_gradients():
+            steps[name](batch, options, deadline)
         after = rows.margins(batch.lower)
         stage[after > before] = STAGE_NAMES[name]
         for i in todo:
@@ -177,12 +208,12 @@ def prove(
     return [Proof(float(m), str(s), r, t) for m, s, r, t in zip(margins, stage, each, seconds, strict=True)]
 
 
-def _ibp(batch: _Batch, options: AlphaOptions, deadline: float) -> None:
+def _ibp(batch: _Batch, options: AlphaOptions | None, deadline: float) -> None:
     known = propagate(batch.nets.exact, batch.region, crown=False)
     _evaluate(batch, known, np.arange(len(batch.lower)), lambda form: affine_tail(known, form))
 
 
-def _crown(batch: _Batch, options: AlphaOptions, deadline: float) -> None:
+def _crown(batch: _Batch, options: AlphaOptions | None, deadline: float) -> None:
     todo = batch.open()
     region = batch.region[like_index(todo, batch.region.lower)]
     known = propagate(batch.nets.exact, region, draft=batch.nets.draft, deadline=deadline)
@@ -190,9 +221,9 @@ def _crown(batch: _Batch, options: AlphaOptions, deadline: float) -> None:
     _evaluate(batch, known, todo, lambda form: backward(known, form, sharp=True))
 
 
-def _evaluate(batch: _Batch, known: Knowledge, members: np.ndarray, bound: Callable[..., torch.Tensor]) -> None:
+def _evaluate(batch: _Batch, known: Knowledge, members: np.ndarray, bound: Callable[..., Array]) -> None:
     """Bound all rows of some cases and keep what is better."""
-    coeff = torch.as_tensor(batch.rows.coeff[members], device=batch.nets.device)
+    coeff = like(batch.rows.coeff[members], batch.nets.sample)
     value = bound(row_form(batch.nets.exact.output, coeff))
     _keep(batch, members, np.arange(coeff.shape[1])[None].repeat(len(members), 0), to_numpy(value))
 
@@ -205,7 +236,7 @@ def _keep(batch: _Batch, members: np.ndarray, columns: np.ndarray, value: Float6
     batch.lower[members[:, None], columns] = np.fmax(old, margin)
 
 
-def _alpha(batch: _Batch, options: AlphaOptions, deadline: float) -> None:
+def _alpha(batch: _Batch, options: AlphaOptions | None, deadline: float) -> None:
     known, members = batch.known, batch.members
     assert known is not None, "alpha-CROWN starts from CROWN's bounds"
     still = np.isin(members, batch.open())
@@ -217,9 +248,13 @@ def _alpha(batch: _Batch, options: AlphaOptions, deadline: float) -> None:
 
 
 def _optimise_part(
-    batch: _Batch, known: Knowledge, members: np.ndarray, options: AlphaOptions, deadline: float
+    batch: _Batch, known: Knowledge, members: np.ndarray, options: AlphaOptions | None, deadline: float
 ) -> None:
     """Search slopes in float32 for the open rows of some cases, then bound them in float64 with rounding."""
+    import torch
+
+    from certify.bounding.alpha import AlphaOptions, optimise
+
     wanted = ~(batch.rows.best(batch.lower)[members] > 0) & (batch.rows.polytope[members] >= 0)
     columns = np.argsort(~wanted, axis=1, kind="stable")[:, : int(wanted.sum(axis=1).max())]
     coeff = torch.as_tensor(
@@ -235,7 +270,7 @@ def _optimise_part(
         return bool((enough | padding).all()) or time.monotonic() >= deadline
 
     with torch.enable_grad():
-        found = optimise(fast, coeff.to(fast.region.lower.dtype), options, stop=stop)
+        found = optimise(fast, coeff.to(fast.region.lower.dtype), options or AlphaOptions(), stop=stop)
     sides, rows = widened(found)
     sharper = propagate(batch.nets.exact, known.region, slopes=sides, previous=known)
     value = backward(sharper, row_form(batch.nets.exact.output, coeff), slopes=rows, sharp=True)
@@ -246,6 +281,8 @@ def fast_knowledge(nets: Networks, known: Knowledge) -> Knowledge:
     """The same knowledge in float32, for proposals: no rounding weights."""
     if nets.fast is nets.exact:
         return replace(known, weights=[None] * len(known.boxes))
+    import torch
+
     narrow = torch.zeros(1, dtype=torch.float32, device=nets.device)
     boxes = [None if box is None else narrow_interval(box, narrow) for box in known.boxes]
     return Knowledge(nets.fast, known.region.cast(narrow), boxes, [None] * len(boxes), known.floor)

@@ -225,7 +225,7 @@ def test_an_overflow_is_no_proof(method):
 def _nets(graph):
     """Networks whose float32 copies are not refused for their size: the float64 graph serves for both."""
     wide = graph.cast(torch.zeros(1, dtype=torch.float64))
-    return Networks(wide, wide, None, torch.device("cpu"))
+    return Networks(wide, wide, None, torch.zeros(1, dtype=torch.float64))
 
 
 def test_knowledge_is_what_rounding_is_judged_by():

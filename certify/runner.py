@@ -5,14 +5,15 @@
     a failing batch is retried sample by sample; a failing sample becomes `error` and the run goes on
     a proof and a witness that contradict each other: `error` for the sample, and an alarm for the run
 
-A witness at one eps is a witness at every larger one. The runner stores outcomes and judges nothing else.
+Verdicts are monotone in eps: a witness at one eps is a witness at every larger one, a proof at one eps a proof at
+every smaller one (the float64 sets of `input_ball` are nested). The runner stores outcomes and judges nothing else.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -154,6 +155,7 @@ def _radius(job: Job, store: Store, radius: Radius, deadline: float | None, tell
     finished = store.finished(radius)
     todo = [p for p in sorted(store.predictions()) if p not in finished]
     total = len(job.data.y)
+    below = [r for r in job.radii if r < radius]
     rivals: dict[int, tuple[Polytope, ...]] = {}
     tell(Progress(radius, total - len(todo), total, store.counts(radius)))
     size = min(COMMIT_EVERY, max(1, batch_size(job.model, job.settings)))
@@ -162,18 +164,21 @@ def _radius(job: Job, store: Store, radius: Radius, deadline: float | None, tell
             return False
         properties = [_property(job, p, radius, rivals) for p in chunk]
         pairs = _decide(job, properties, deadline)
-        rows, alarms = [], []
+        rows, alarms, revised = [], [], []
         late = _passed(deadline)
         for position, (outcome, alarm) in zip(chunk, pairs, strict=True):
-            outcome, contradiction = _against_smaller(store, position, radius, outcome, job.radii)
+            smaller = store.outcomes(position, below)
+            outcome, contradiction = against_smaller(radius, outcome, smaller)
             if late and outcome.verdict is Verdict.UNKNOWN:
                 continue
             rows.append(Row(position, radius, outcome))
+            revised += [Row(position, r, o) for r, o in proved_with(radius, outcome, smaller).items()]
             for text in filter(None, (alarm, contradiction)):
                 alarms.append((position, radius.key, f"sample {job.data.ids[position]}, eps {radius}: {text}"))
-        store.record(rows, alarms)
-        counts = store.counts(radius)
-        tell(Progress(radius, sum(counts.values()), total, counts))
+        store.record(rows, alarms, revised)
+        for r in (*sorted({row.eps for row in revised}), radius):
+            counts = store.counts(r)
+            tell(Progress(r, sum(counts.values()), total, counts))
         if late and len(rows) < len(chunk):
             return False
     return True
@@ -219,20 +224,43 @@ def examine(outcome: Outcome) -> tuple[Outcome, str]:
     return outcome, ""
 
 
-def _against_smaller(
-    store: Store, position: int, radius: Radius, outcome: Outcome, radii: Sequence[Radius]
-) -> tuple[Outcome, str]:
-    """Judge against the witnesses of smaller radii, which lie in this set too."""
-    verdicts = store.verdicts(position)
-    smaller = [r for r in radii if r < radius and verdicts.get(r.key) is Verdict.FALSIFIED]
-    if not smaller or outcome.verdict in (Verdict.FALSIFIED, Verdict.ERROR):
+def against_smaller(radius: Radius, outcome: Outcome, smaller: Mapping[Radius, Outcome]) -> tuple[Outcome, str]:
+    """What was shown in the balls of smaller radii, ascending, was shown in this one; with the alarm's text or ""."""
+    if outcome.verdict is Verdict.ERROR or not smaller:
         return outcome, ""
-    if outcome.verdict is Verdict.VERIFIED:
-        text = f"proved safe at {radius} (stage {outcome.stage}), yet falsified at the smaller eps {smaller[0]}"
+    shown = [(r, earlier) for r, earlier in smaller.items() if earlier.witness is not None]
+    if shown and outcome.verdict is Verdict.VERIFIED:
+        text = f"proved safe at {radius} (stage {outcome.stage}), yet falsified at the smaller eps {shown[0][0]}"
         return _as_error(outcome, f"soundness alarm: {text}"), text
-    earlier = store.outcome(position, smaller[0])
-    found = replace(outcome, verdict=Verdict.FALSIFIED, stage=earlier.stage, reason=f"the witness of eps {smaller[0]}")
-    return examine(replace(found, upper=min(outcome.upper, earlier.upper), witness=earlier.witness))
+    if shown and outcome.verdict is Verdict.UNKNOWN:
+        eps, earlier = shown[0]
+        reason = f"the witness of eps {eps}"
+        outcome = replace(
+            outcome, verdict=Verdict.FALSIFIED, stage=earlier.stage, reason=reason, witness=earlier.witness
+        )
+    upper = min(outcome.upper, *(earlier.upper for earlier in smaller.values()))
+    return examine(replace(outcome, upper=upper))
+
+
+def proved_with(radius: Radius, outcome: Outcome, smaller: Mapping[Radius, Outcome]) -> dict[Radius, Outcome]:
+    """The outcomes at smaller radii that a proof at this one decides: those that are unknown so far.
+
+    The ball of a smaller radius is a part of this one, so the lower bound holds there. An error stays one.
+    """
+    if outcome.verdict is not Verdict.VERIFIED:
+        return {}
+    return {
+        eps: replace(
+            earlier,
+            verdict=Verdict.VERIFIED,
+            stage=outcome.stage,
+            reason=f"the proof of eps {radius}",
+            lower=max(earlier.lower, outcome.lower),
+            checked=outcome.checked,
+        )
+        for eps, earlier in smaller.items()
+        if earlier.verdict is Verdict.UNKNOWN
+    }
 
 
 def _property(job: Job, position: int, radius: Radius, rivals: dict[int, tuple[Polytope, ...]]) -> Property:

@@ -150,10 +150,19 @@ class Store:
             )
             self._insert(rows)
 
-    def record(self, rows: Iterable[Row], alarms: Iterable[tuple[int, str, str]] = ()) -> None:
-        """Commit results and alarms (position, eps key, text) together; a second result for one pair raises."""
+    def record(
+        self, rows: Iterable[Row], alarms: Iterable[tuple[int, str, str]] = (), revised: Iterable[Row] = ()
+    ) -> None:
+        """Commit results and alarms (position, eps key, text) together; a second result for one pair raises.
+
+        revised: results that take the place of those recorded before, in the same commit.
+        """
+        revised = list(revised)
         with self._transaction():
-            self._insert(rows)
+            self._db.executemany(
+                "DELETE FROM results WHERE position = ? AND eps = ?", [(r.position, r.eps.key) for r in revised]
+            )
+            self._insert([*rows, *revised])
             self._db.executemany("INSERT OR IGNORE INTO alarms VALUES (?, ?, ?)", list(alarms))
 
     def predictions(self) -> dict[int, int]:
@@ -165,10 +174,10 @@ class Store:
         """Positions of the samples with a result at `eps`."""
         return {int(p) for (p,) in self._query("SELECT position FROM results WHERE eps = ?", (eps.key,))}
 
-    def verdicts(self, position: int) -> dict[str, Verdict]:
-        """eps key -> verdict, of one sample."""
-        rows = self._query("SELECT eps, verdict FROM results WHERE position = ?", (position,))
-        return {str(e): Verdict(v) for e, v in rows}
+    def outcomes(self, position: int, radii: Sequence[Radius]) -> dict[Radius, Outcome]:
+        """The recorded outcomes of one sample at these radii, witnesses read back; in the order of `radii`."""
+        rows = {row[4]: row for row in self._query(f"{_SELECT} WHERE r.position = ?", (position,))}
+        return {r: self._result(rows[r.key], r, True).outcome for r in radii if r.key in rows}
 
     def counts(self, eps: Radius) -> dict[tuple[Verdict, bool], int]:
         """(verdict, stage is "clean") -> number of samples at `eps`."""
@@ -187,11 +196,6 @@ class Store:
         rows = self._query(_SELECT)
         for row in sorted(rows, key=lambda row: (row[0], order[row[4]][0])):
             yield self._result(row, order[row[4]][1], witnesses)
-
-    def outcome(self, position: int, eps: Radius) -> Outcome:
-        """The recorded outcome of one sample, its witness read back."""
-        rows = self._query(f"{_SELECT} WHERE r.position = ? AND r.eps = ?", (position, eps.key))
-        return self._result(rows[0], eps, True).outcome
 
     def _result(self, row: tuple[Any, ...], eps: Radius, witnesses: bool) -> SampleResult:
         position, sample, label, predicted, key, verdict, stage, reason, lower, upper, checked, seconds, snapped = row

@@ -55,8 +55,21 @@ def test_a_second_result_is_refused_and_the_first_stays(tmp_path: Path) -> None:
         store.record([Row(0, RADII[0], Outcome(Verdict.VERIFIED, "CROWN"))])
         with pytest.raises(DiskError, match="second result"):
             store.record([Row(1, RADII[0], falsified()), Row(0, RADII[0], Outcome(Verdict.UNKNOWN, "IBP"))])
-        assert store.verdicts(0) == {"1/255": Verdict.VERIFIED}
-        assert store.verdicts(1) == {}, "a batch is committed whole or not at all"
+        assert store.outcomes(0, RADII) == {RADII[0]: Outcome(Verdict.VERIFIED, "CROWN")}
+        assert store.outcomes(1, RADII) == {}, "a batch is committed whole or not at all"
+
+
+def test_a_revised_result_takes_the_place_of_the_first_or_nothing_changes(tmp_path: Path) -> None:
+    unknown, proof = Outcome(Verdict.UNKNOWN, "IBP", "open"), Outcome(Verdict.VERIFIED, "CROWN", lower=0.5)
+    with Store.create(tmp_path / "run", PRINT, SAMPLES) as store:
+        store.record([Row(0, RADII[0], unknown), Row(1, RADII[1], unknown)])
+        with pytest.raises(DiskError, match="second result"):
+            store.record([Row(1, RADII[1], proof)], revised=[Row(0, RADII[0], proof)])
+        assert store.outcomes(0, RADII) == {RADII[0]: unknown}
+        store.record([Row(0, RADII[1], proof)], revised=[Row(0, RADII[0], proof)])
+        assert store.outcomes(0, RADII) == {RADII[0]: proof, RADII[1]: proof}
+        assert list(store.outcomes(0, RADII[::-1])) == [RADII[1], RADII[0]]
+        assert store.outcomes(1, RADII) == {RADII[1]: unknown}
 
 
 def test_memory_and_disk_hold_the_same(tmp_path: Path) -> None:
@@ -67,7 +80,7 @@ def test_memory_and_disk_hold_the_same(tmp_path: Path) -> None:
             store.record(rows, [(0, "1/255", "an alarm")])
             pairs.append([(r.id, r.outcome.verdict, r.outcome.lower, r.outcome.reason) for r in store.results(RADII)])
             assert store.alarms() == ["an alarm"]
-            assert store.outcome(0, RADII[0]).witness is not None
+            assert store.outcomes(0, RADII)[RADII[0]].witness is not None
     assert pairs[0] == pairs[1]
 
 
@@ -162,4 +175,4 @@ def test_any_numbers_and_texts_survive(lower: float, upper: float, reason: str) 
     outcome = Outcome(Verdict.UNKNOWN, "IBP", reason, lower, upper, seconds={"IBP": 0.1})
     with Store.in_memory(PRINT, SAMPLES) as store:
         store.record([Row(0, RADII[0], outcome)])
-        assert store.outcome(0, RADII[0]) == outcome
+        assert store.outcomes(0, RADII)[RADII[0]] == outcome

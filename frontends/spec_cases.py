@@ -7,162 +7,23 @@ until the last step, which rounds outward for proofs and inward for witnesses.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from certify.errors import PropertyError
+from certify.frontends.spec_formula import All, Atom, Bound, Either, Exact, Formula, Row, Source, enclose, more
 from certify.property import Box, Case, Float64, Polytope, Property
 
 # Limits of the normal form: beyond them memory runs out before any bound is computed.
 MAX_DISJUNCTS = 100_000
 MAX_ATOMS = 5_000_000
 MAX_BOX_ENTRIES = 20_000_000
-# Nesting of a formula; real files have 4. Keeps the recursion below far from the interpreter's limit.
-MAX_DEPTH = 100
 
-
-@dataclass(frozen=True)
-class Source:
-    """Where a formula comes from: `where` marks (token numbers, or lines) become line numbers in errors."""
-
-    name: str
-    line_of: Callable[[int], int]
-    input_label: Callable[[int], str]
-
-    def error(self, where: int, message: str) -> PropertyError:
-        return PropertyError(f"{self.name}, line {self.line_of(where)}: {message}")
-
-
-class Exact(NamedTuple):
-    """A rational with its enclosing float64 numbers: down <= value <= up, equal if representable."""
-
-    value: Fraction
-    down: float
-    up: float
-
-
-class Bound(NamedTuple):
-    """X_i <= bound (or >= where not `upper`), i = coordinate; `strict` excludes equality."""
-
-    coordinate: int
-    upper: bool
-    bound: Exact
-    strict: bool
-    where: int
-
-
-class Row(NamedTuple):
-    """sum of coefficient * Y_index <= offset; terms ascend by index, no coefficient is zero."""
-
-    terms: tuple[tuple[int, Fraction], ...]
-    offset: Fraction
-    strict: bool
-    where: int
-
-
-class All(NamedTuple):
-    """Every part holds."""
-
-    parts: Sequence[Formula]
-
-
-class Either(NamedTuple):
-    """Some part holds."""
-
-    parts: Sequence[Formula]
-
-
-Atom = Bound | Row
-Formula = Atom | All | Either | bool
 Clause = tuple[Atom, ...]
-
-
-class Linear(NamedTuple):
-    """constant + sum of coefficient * variable; a variable is (is it an output?, flat index)."""
-
-    terms: dict[tuple[bool, int], Fraction]
-    constant: Fraction
-
-    def plus(self, other: Linear, factor: int = 1) -> Linear:
-        """self + factor * other."""
-        terms = dict(self.terms)
-        for key, value in other.terms.items():
-            terms[key] = terms.get(key, Fraction(0)) + factor * value
-        return Linear(terms, self.constant + factor * other.constant)
-
-    def times(self, factor: Fraction) -> Linear:
-        return Linear({key: value * factor for key, value in self.terms.items()}, self.constant * factor)
-
-
-def product(source: Source, where: int, factors: Iterable[Linear]) -> Linear:
-    """The product of linear terms of which at most one is not constant.
-
-    Raises PropertyError if two factors hold variables: non-linear.
-    """
-    result = Linear({}, Fraction(1))
-    for factor in factors:
-        if result.terms and factor.terms:
-            raise source.error(where, "a product of variables is not linear; only constant * variable is supported")
-        result = factor.times(result.constant) if factor.terms else result.times(factor.constant)
-    return result
-
-
-def enclose(value: Fraction) -> Exact:
-    """The float64 numbers next to a rational. Raises OverflowError beyond the float64 range."""
-    numerator, denominator = value.numerator, value.denominator
-    near = numerator / denominator  # int / int rounds to nearest, correctly
-    top, bottom = near.as_integer_ratio()
-    left, right = top * denominator, numerator * bottom
-    return Exact(
-        value,
-        near if left <= right else math.nextafter(near, -math.inf),
-        near if left >= right else math.nextafter(near, math.inf),
-    )
-
-
-def compare(source: Source, where: int, operator: str, left: Linear, right: Linear) -> Formula:
-    """The formula `left operator right`, operator one of <= >= < > = !=.
-
-    Raises PropertyError for what a union of (box, polytope) pairs cannot say: a comparison of inputs
-    with each other or with outputs.
-    """
-    if operator == "=":
-        return All((compare(source, where, "<=", left, right), compare(source, where, ">=", left, right)))
-    if operator == "!=":
-        return Either((compare(source, where, "<", left, right), compare(source, where, ">", left, right)))
-    difference = left.plus(right, -1) if operator[0] == "<" else right.plus(left, -1)
-    strict = len(operator) == 1
-    offset = -difference.constant
-    terms = sorted((key, value) for key, value in difference.terms.items() if value)
-    if not terms:
-        return offset > 0 if strict else offset >= 0
-    if terms[0][0][0] != terms[-1][0][0]:
-        raise source.error(where, "inputs and outputs in one comparison are not supported; compare them separately")
-    if terms[0][0][0]:
-        return Row(tuple((index, value) for (_, index), value in terms), offset, strict, where)
-    if len(terms) > 1:
-        raise source.error(
-            where,
-            f"a linear combination of {len(terms)} inputs is not supported; input sets are boxes: bound each input",
-        )
-    ((_, index), factor) = terms[0]
-    return bound(source, where, index, factor > 0, offset / factor, strict)
-
-
-def bound(source: Source, where: int, index: int, upper: bool, value: Fraction, strict: bool) -> Bound:
-    """One bound of one input; PropertyError if it is beyond the float64 range."""
-    try:
-        exact = enclose(value)
-    except OverflowError:
-        exact = Exact(value, -math.inf, math.inf)
-    if not (math.isfinite(exact.down) and math.isfinite(exact.up)):
-        raise source.error(where, f"the bound of {source.input_label(index)} is not finite in float64")
-    return Bound(index, upper, exact, strict, where)
 
 
 @dataclass(frozen=True)
@@ -267,25 +128,31 @@ def build_property(
 
     declared: mark of each input's declaration, in flat row-major order of input_shape. Disjuncts with the same
     input box become one case with several polytopes; a disjunct without outputs is the whole output space.
-    Raises PropertyError: an unbounded input, an empty box (unless it arises only from multiplying several
-    disjunctions out, where it adds nothing), contradictory assertions, more disjuncts than MAX_DISJUNCTS.
+    A disjunct with an empty box adds nothing; a warning names the first, unless it arises only from multiplying
+    several disjunctions out. Raises PropertyError: an unbounded input, nothing left, more disjuncts than MAX_DISJUNCTS.
     """
     common, several, crossed = _factors(formulas, source)
     clauses = [] if several is None else _cross(several, source)
     crossed = crossed or (several is not None and len(several) > 1)
     blank: list[Bound | None] = [None] * len(declared)
     base = _Edges(blank, blank).tightened(tuple(common))
+    empty = _gap(base)
+    if empty is not None:
+        raise source.error(*_empty(empty, source))
     base_rows = [atom for atom in common if isinstance(atom, Row)]
     boxes: dict[bytes, Box] = {}
     unsafe: dict[bytes, list[Polytope]] = {}
     base_key: bytes | None = None
+    gaps: list[tuple[Bound, Bound]] = []
     for clause in clauses:
         moved = any(isinstance(atom, Bound) for atom in clause)
         if moved or base_key is None:
             edges = base.tightened(clause) if moved else base
-            _check_bounded(edges, declared, clause, source)
-            if not _check_filled(edges, crossed and moved, source):
+            gap = _gap(edges)
+            if gap is not None:
+                gaps.append(gap)
                 continue
+            _check_bounded(edges, declared, clause, source)
             box = _box(edges, input_shape)
             key = b"".join(part.tobytes() for part in (box.lower, box.upper, box.inner_lower, box.inner_upper))
             boxes.setdefault(key, box)
@@ -296,6 +163,12 @@ def build_property(
             key = base_key
         rows = base_rows + [atom for atom in clause if isinstance(atom, Row)]
         unsafe.setdefault(key, []).append(_polytope(rows, output_size, source))
+    if gaps and not unsafe:
+        where, text = _empty(gaps[0], source)
+        raise source.error(where, f"{text}; every other branch is empty too" if len(clauses) > 1 else text)
+    if gaps and not crossed:
+        where, text = _empty(gaps[0], source)
+        source.warn(where, f"{text}; this branch adds nothing{more(len(gaps))}")
     if not unsafe:
         raise PropertyError(f"{source.name}: the assertions contradict each other: no input and output satisfies them")
     return Property(tuple(Case(boxes[key], tuple(polytopes)) for key, polytopes in unsafe.items()))
@@ -312,24 +185,25 @@ def _check_bounded(edges: _Edges, declared: Sequence[int], clause: Clause, sourc
             )
 
 
-def _check_filled(edges: _Edges, crossed: bool, source: Source) -> bool:
-    """Is the box nonempty? An empty one that the file itself states is an error."""
+def _gap(edges: _Edges) -> tuple[Bound, Bound] | None:
+    """The bounds of an input that no number satisfies, decided on the exact rationals; None if the box has points."""
     for low, high in zip(edges.lower, edges.upper, strict=True):
-        assert low is not None
-        assert high is not None
-        a, b = low.bound, high.bound
-        if a.up < b.down:
+        if low is None or high is None or low.bound.up < high.bound.down:
             continue
-        if a.value > b.value or (a.value == b.value and (low.strict or high.strict)):
-            if crossed:
-                return False
-            first = source.line_of(min(low.where, high.where))
-            raise source.error(
-                max(low.where, high.where),
-                f"the input box is empty: with line {first}, {source.input_label(low.coordinate)} has lower bound "
-                f"{float(a.value)!r} and upper bound {float(b.value)!r}",
-            )
-    return True
+        a, b = low.bound.value, high.bound.value
+        if a > b or (a == b and (low.strict or high.strict)):
+            return low, high
+    return None
+
+
+def _empty(gap: tuple[Bound, Bound], source: Source) -> tuple[int, str]:
+    """Where a box is empty, and why, in words."""
+    low, high = gap
+    first = source.line_of(min(low.where, high.where))
+    return max(low.where, high.where), (
+        f"the input box is empty: with line {first}, {source.input_label(low.coordinate)} has lower bound "
+        f"{float(low.bound.value)!r} and upper bound {float(high.bound.value)!r}"
+    )
 
 
 def _box(edges: _Edges, shape: tuple[int, ...]) -> Box:

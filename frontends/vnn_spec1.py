@@ -16,17 +16,17 @@ from functools import cache
 from typing import Any
 
 from certify.errors import PropertyError
-from certify.frontends.spec_cases import (
+from certify.frontends.spec_cases import build_property
+from certify.frontends.spec_formula import (
     MAX_DEPTH,
-    All,
     Bound,
-    Either,
     Exact,
     Formula,
     Linear,
     Source,
-    build_property,
     compare,
+    conjunction,
+    disjunction,
     enclose,
     product,
 )
@@ -182,8 +182,8 @@ class _Reader:
         for part in node[2:]:
             if not isinstance(part, list):
                 raise self.source.error(self.find(node[0], part), f"{part!r} is not a formula")
-        parts = [self.formula(part) for part in node[2:]]
-        return All(parts) if head == "and" else Either(parts)
+        parts = [(part[0], self.formula(part)) for part in node[2:]]
+        return disjunction(self.source, parts) if head == "or" else conjunction([part for _, part in parts])
 
     def comparison(self, node: Node) -> Formula:
         where, operator = node[0], node[1]

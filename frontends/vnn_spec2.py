@@ -18,15 +18,15 @@ from fractions import Fraction
 from typing import Any
 
 from certify.errors import PropertyError
-from certify.frontends.spec_cases import (
+from certify.frontends.spec_cases import build_property
+from certify.frontends.spec_formula import (
     MAX_DEPTH,
-    All,
-    Either,
     Formula,
     Linear,
     Source,
-    build_property,
     compare,
+    conjunction,
+    disjunction,
     product,
 )
 from certify.property import Property
@@ -147,9 +147,9 @@ class _Reader:
         v = self.vnnlib
         kind = type(node)
         if kind is v.And:
-            return All([self.formula(part) for part in node.args])
+            return conjunction([self.formula(part) for part in node.args])
         if kind is v.Or:
-            return Either([self.formula(part) for part in node.args])
+            return disjunction(self.source, [(self.line(part), self.formula(part)) for part in node.args])
         operators = {
             v.LessEqual: "<=",
             v.GreaterEqual: ">=",

@@ -44,6 +44,14 @@ def test_equal_and_not_equal() -> None:
     assert case.unsafe[0].strict.tolist() == [False, False, True]
 
 
+def test_an_empty_branch_adds_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    branches = "(assert (or (>= X[0,1] 2.0)\n (<= Y[0,0] 1.0)\n (and (<= Y[0,0] 2.0) (<= 1.0 0.0))))"
+    (case,) = parse_property(HEAD + BOUNDS + branches, (2,), 2).cases
+    assert len(case.unsafe) == 1
+    assert ["never true" in m for m in caplog.messages] == [True, False]
+    assert "the input box is empty" in caplog.messages[1]
+
+
 def test_literals_are_exact_beyond_float64() -> None:
     digits = "0.1234567890123456789012345"
     (case,) = parse_property(HEAD + BOUNDS + f"(assert (<= Y[0,0] {digits}))", (2,), 2).cases

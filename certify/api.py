@@ -164,7 +164,7 @@ def make_job(
             "rescale the data, or say what the range is with --input-range LOW,HIGH"
         )
     if settings.device != "auto":
-        from certify.pipeline import pick_device
+        from certify.machine import pick_device
 
         pick_device(settings.device)
     return Job(model, data, radii, norm, (low, high), settings)
@@ -327,7 +327,7 @@ def _metadata_range(model: Model) -> tuple[float, float] | None:
 
 def _options(job: Job, given: Preprocessing, output: Output) -> dict[str, Any]:
     """What the user chose, defaults filled in."""
-    from certify.pipeline import pick_device
+    from certify.machine import pick_device
 
     return {
         "eps": [r.text for r in job.radii],

@@ -10,28 +10,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from certify.errors import UsageError
+from certify.machine import LIGHT_CASES, SPLIT_SHARE, Machine, Task, may_split
 from certify.options import METHODS
-from certify.property import Case, LpBall, Property
+from certify.property import Property
 from certify.rules import is_affine
-from certify.verdict import Outcome, Verdict, Witness
+from certify.verdict import Outcome, Verdict
 
 if TYPE_CHECKING:
-    import torch
-
     from certify.attacks.pgd import AttackOptions
-    from certify.attacks.replay import Replayer
-    from certify.bounding.margins import Networks, Proof
     from certify.model import Model
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 # Floats per sample and node that a batch holds at once: boxes, weights and copies in two dtypes, the rows'
 # coefficients.
@@ -64,27 +58,6 @@ class Settings:
             raise UsageError(f"timeout is {self.timeout}; give a positive number of seconds")
 
 
-@dataclass
-class _Task:
-    """One case of one property on its way; outcome parts are filled in as stages answer."""
-
-    owner: int
-    case: Case
-    witness: Witness | None = None
-    upper: float = math.inf
-    lower: float = -math.inf
-    stage: str = ""
-    seconds: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def open(self) -> bool:
-        return self.witness is None and not self.lower > 0
-
-    def spend(self, stage: str, seconds: float) -> None:
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-
-
 def decide(
     model: Model, properties: Sequence[Property], settings: Settings, *, deadline: float | None = None
 ) -> list[Outcome]:
@@ -94,25 +67,71 @@ def decide(
     """
     end = time.monotonic() + settings.timeout * len(properties)
     end = end if deadline is None else min(end, deadline)
-    tasks = [_Task(owner, case) for owner, prop in enumerate(properties) for case in prop.cases]
-    machine = _Machine.of(model, settings)
-    attacks = settings.attack
-    if attacks:
-        machine.attack(tasks, "attack", _quick(settings), end)
-    if settings.method != "attack":
+    tasks = [Task(owner, case) for owner, prop in enumerate(properties) for case in prop.cases]
+    machine = Machine(model, settings.device, settings.seed)
+    for stage in _stages(machine, len(tasks), settings):
+        still = [t for t in tasks if t.open]
+        if not still or time.monotonic() >= end:
+            break
+        stage(still, end)
         _refute_no_further(tasks)
-        machine.prove(
-            [t for t in tasks if t.open], "alpha-crown" if settings.method == "auto" else settings.method, end
-        )
-    if attacks and settings.method == "auto":
-        for task in [t for t in tasks if t.open]:
-            limit = min(end, time.monotonic() + settings.long_attack)
-            machine.attack([task], "long attack", _thorough(settings), limit)
     outcomes = []
     for owner, prop in enumerate(properties):
         mine = [t for t in tasks if t.owner == owner]
         outcomes.append(_outcome(mine, prop, time.monotonic() >= end))
     return outcomes
+
+
+Stage = Callable[[list[Task], float], None]
+
+
+def _stages(machine: Machine, cases: int, settings: Settings) -> Iterator[Stage]:
+    """What is tried, in order, on the cases that are open then; what a stage needs is loaded when it comes.
+
+    Few cases of a cheap network first go the light way, in numpy: probe, IBP, CROWN, input splits. Importing torch
+    takes longer than all of that.
+    """
+    light = cases <= LIGHT_CASES and bool(machine.light_methods)
+    proves, complete = settings.method != "attack", settings.method == "auto"
+    methods = machine.light_methods if light else ()
+    method = settings.method if settings.method in methods else "".join(methods[-1:])
+    if light and settings.attack:
+        yield machine.probe
+    if light and proves:
+        yield lambda tasks, end: machine.prove(machine.light, tasks, method, end)
+        if method == settings.method:
+            return
+    if light and complete:
+        yield lambda tasks, end: _split(machine, tasks, end)
+    if settings.attack:
+        yield lambda tasks, end: machine.attack(tasks, "attack", _quick(settings), end)
+    if proves:
+        last = "alpha-crown" if complete else settings.method
+        yield lambda tasks, end: machine.prove(machine.heavy, tasks, last, end)
+    if complete and not light:
+        yield lambda tasks, end: _split(machine, tasks, end)
+    if complete and settings.attack:
+        yield lambda tasks, end: _attack_long(machine, tasks, settings, end)
+
+
+def _split(machine: Machine, tasks: Sequence[Task], end: float) -> None:
+    """Input splits, case by case, each with its part of their share of the time."""
+    todo = [t for t in tasks if may_split(t.case)]
+    fallen: set[int] = set()
+    for number, task in enumerate(todo):
+        now = time.monotonic()
+        if task.owner not in fallen and now < end:
+            machine.split(task, now + SPLIT_SHARE * (end - now) / (len(todo) - number))
+        if task.witness is not None:
+            fallen.add(task.owner)
+
+
+def _attack_long(machine: Machine, tasks: Sequence[Task], settings: Settings, end: float) -> None:
+    """The thorough attack, one case after the other."""
+    for task in tasks:
+        limit = min(end, time.monotonic() + settings.long_attack)
+        if time.monotonic() < limit:
+            machine.attack([task], "long attack", _thorough(settings), limit)
 
 
 def _quick(settings: Settings) -> AttackOptions:
@@ -127,98 +146,13 @@ def _thorough(settings: Settings) -> AttackOptions:
     return AttackOptions.strong(settings.seed)
 
 
-def _refute_no_further(tasks: list[_Task]) -> None:
-    """A property with a witness needs no proof of its other cases."""
+def _refute_no_further(tasks: list[Task]) -> None:
+    """A property with a witness needs no more work on its other cases."""
     fallen = {t.owner for t in tasks if t.witness is not None}
     tasks[:] = [t for t in tasks if t.witness is not None or t.owner not in fallen]
 
 
-@dataclass
-class _Machine:
-    """The network prepared for the stages: replay, attack graph, bound graphs, device."""
-
-    replayer: Replayer
-    nets: Networks
-
-    @staticmethod
-    def of(model: Model, settings: Settings) -> _Machine:
-        from certify.attacks.replay import Replayer
-        from certify.bounding.margins import Networks
-
-        return _Machine(Replayer(model), Networks.of(model.graph, pick_device(settings.device)))
-
-    def attack(self, tasks: list[_Task], stage: str, options: AttackOptions, deadline: float) -> None:
-        from certify.attacks.pgd import attack
-
-        if not tasks or time.monotonic() >= deadline:
-            return
-        begin = time.perf_counter()
-        cases = [t.case for t in tasks]
-        results = halving(cases, lambda part: attack(self.nets.fast, self.replayer, part, options, deadline=deadline))
-        share = (time.perf_counter() - begin) / len(tasks)
-        for task, result in zip(tasks, results, strict=True):
-            task.spend(stage, share)
-            task.upper = min(task.upper, result.best_margin)
-            task.stage = stage
-            if result.witness is not None:
-                task.witness = result.witness
-
-    def prove(self, tasks: list[_Task], method: str, deadline: float) -> None:
-        from certify.bounding.margins import prove
-
-        for kind in sorted({_kind(t.case) for t in tasks}):
-            mine = [t for t in tasks if _kind(t.case) == kind]
-            notes: list[str] = []
-            proofs: list[Proof] = halving(
-                [t.case for t in mine], lambda part: prove(self.nets, part, method, deadline=deadline), notes.append
-            )
-            for task, proof in zip(mine, proofs, strict=True):
-                task.lower, task.stage = proof.lower, proof.stage
-                task.notes += notes
-                for stage, seconds in proof.seconds.items():
-                    task.spend(stage, seconds)
-
-
-def _kind(case: Case) -> int:
-    return case.inputs.p if isinstance(case.inputs, LpBall) else 0
-
-
-def halving(
-    items: Sequence[T], work: Callable[[Sequence[T]], list[R]], say: Callable[[str], None] = lambda text: None
-) -> list[R]:
-    """work(items), by halves where memory does not suffice; a single item that does not fit raises."""
-    try:
-        return work(items)
-    except (MemoryError, RuntimeError) as error:
-        if len(items) < 2 or not out_of_memory(error):
-            raise
-    say(f"out of memory with {len(items)} samples at once; halved")
-    middle = len(items) // 2
-    return halving(items[:middle], work, say) + halving(items[middle:], work, say)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Is it numpy's, torch's CPU allocator's or CUDA's way to say that memory is used up?"""
-    text = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
-
-
-def pick_device(name: str) -> torch.device:
-    """The torch device of a name; "auto" is CUDA where there is one."""
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"device {name!r} is not known; use auto, cpu, cuda or cuda:0") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {name!r}: torch sees no CUDA device here; use --device cpu")
-    return device
-
-
-def _outcome(tasks: list[_Task], prop: Property, timed_out: bool) -> Outcome:
+def _outcome(tasks: list[Task], prop: Property, timed_out: bool) -> Outcome:
     """A property falls with one case and stands when all its cases stand."""
     seconds: dict[str, float] = {}
     for task in tasks:

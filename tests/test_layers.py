@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("certify.models",),
     ("certify.bab", "certify.mip", "certify.smoothing"),
     ("certify.certificate",),
+    ("certify.machine",),
     ("certify.pipeline",),
     ("certify.store",),
     ("certify.runner",),

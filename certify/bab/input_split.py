@@ -20,10 +20,10 @@ from certify.bab.clip import clip, mixture
 from certify.bab.frontier import Boxes, Frontier
 from certify.bab.result import Replay, SearchResult
 from certify.bab.sensitivity import looseness
-from certify.bab.target import Index, Mask, Target
 from certify.bounding.crown import plane, row_form
 from certify.bounding.propagate import propagate
 from certify.bounding.region import Region, region_of
+from certify.bounding.target import Index, Mask, Target
 from certify.graph import Graph
 from certify.property import Case, Float64
 from certify.verdict import Witness
@@ -190,6 +190,8 @@ def _split(state: _Search, boxes: Boxes, scores: Float64) -> Boxes:
         state.stuck = min(state.stuck, float(boxes.bound[~whole].min()))
         state.left += int((~whole).sum())
         boxes, rank, middle = boxes[whole], rank[whole], middle[whole]
+        if not len(boxes):
+            return boxes
     each = np.arange(len(boxes))
     pick = rank.argmax(axis=1)
     at, cut = state.free[pick], middle[each, pick]

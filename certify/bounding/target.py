@@ -1,4 +1,4 @@
-"""The unsafe polytopes of one case, with every distinct row once: what a search over boxes has to exclude."""
+"""The unsafe polytopes of one case, with every distinct row once: what a search has to exclude or an attack to meet."""
 
 from __future__ import annotations
 

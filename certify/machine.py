@@ -1,0 +1,225 @@
+"""What the stages of the pipeline work with: one case on its way, and the network prepared for each stage.
+
+Everything is made when a stage needs it: torch is imported by the first one that does.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+from certify.errors import UsageError
+from certify.property import Case, Float64, LpBall
+from certify.verdict import Witness
+
+if TYPE_CHECKING:
+    import torch
+
+    from certify.attacks.pgd import AttackOptions, AttackResult
+    from certify.attacks.replay import Replayer
+    from certify.bounding.margins import Networks, Proof
+    from certify.model import Model
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# The light way: so many cases, a network of so few multiply-adds (some 10 ms a pass); CROWN where the passes of all
+# neurons together take so few (about a second).
+LIGHT_CASES = 16
+LIGHT_PRODUCTS = 5e7
+LIGHT_CROWN_PRODUCTS = 1e9
+# Coordinates that vary, for input splits to be tried, and their share of the time that is left.
+SPLIT_COORDINATES = 16
+SPLIT_SHARE = 0.7
+SPLIT_STAGE = "input splits"
+
+
+@dataclass
+class Task:
+    """One case of one property on its way; outcome parts are filled in as stages answer."""
+
+    owner: int
+    case: Case
+    witness: Witness | None = None
+    upper: float = math.inf
+    lower: float = -math.inf
+    stage: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def open(self) -> bool:
+        return self.witness is None and not self.lower > 0
+
+    def take(self, result: AttackResult, stage: str) -> None:
+        """What an attack came to."""
+        self.upper, self.stage = min(self.upper, result.best_margin), stage
+        self.witness = self.witness or result.witness
+
+    def raise_to(self, lower: float, stage: str) -> None:
+        """A certified bound; the stage of the best one counts."""
+        if lower > self.lower or self.lower == -math.inf:
+            self.lower, self.stage = max(self.lower, lower), stage
+
+    def spend(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+@dataclass
+class Machine:
+    """The network prepared for the stages: replay in onnxruntime, a numpy graph, torch graphs."""
+
+    model: Model
+    device: str
+    seed: int
+
+    @cached_property
+    def replayer(self) -> Replayer:
+        from certify.attacks.replay import Replayer
+
+        return Replayer(self.model)
+
+    @cached_property
+    def light(self) -> Networks:
+        from certify.bounding.margins import Networks
+
+        return Networks.light(self.model.graph)
+
+    @cached_property
+    def heavy(self) -> Networks:
+        from certify.bounding.margins import Networks
+
+        return Networks.of(self.model.graph, pick_device(self.device))
+
+    @cached_property
+    def light_methods(self) -> tuple[str, ...]:
+        """The bounds that the light way gives; none where even one pass in numpy would take long."""
+        from certify.attacks.probe import products
+        from certify.bounding.propagate import starts
+
+        graph = self.model.graph
+        cost = products(graph)
+        neurons = sum(math.prod(graph.nodes[i].shape) for i in starts(graph))
+        if cost > LIGHT_PRODUCTS or self.device not in ("auto", "cpu"):
+            return ()
+        return ("ibp", "crown") if neurons * cost <= LIGHT_CROWN_PRODUCTS else ("ibp",)
+
+    def probe(self, tasks: Sequence[Task], deadline: float) -> None:
+        """A short attack in numpy, case by case; a property falls with its first one."""
+        from certify.attacks.probe import probe
+
+        fallen: set[int] = set()
+        for task in tasks:
+            if task.owner in fallen or time.monotonic() >= deadline:
+                continue
+            begin = time.perf_counter()
+            result = probe(self.light.exact, self.replayer, task.case, seed=self.seed, deadline=deadline)
+            task.spend("attack", time.perf_counter() - begin)
+            task.take(result, "attack")
+            if task.witness is not None:
+                fallen.add(task.owner)
+
+    def attack(self, tasks: Sequence[Task], stage: str, options: AttackOptions, deadline: float) -> None:
+        """PGD on all cases at once."""
+        from certify.attacks.pgd import attack
+
+        if not tasks:
+            return
+        begin = time.perf_counter()
+        fast, replayer = self.heavy.fast, self.replayer
+        results = halving(
+            [t.case for t in tasks], lambda part: attack(fast, replayer, part, options, deadline=deadline)
+        )
+        share = (time.perf_counter() - begin) / len(tasks)
+        for task, result in zip(tasks, results, strict=True):
+            task.spend(stage, share)
+            task.take(result, stage)
+
+    def prove(self, nets: Networks, tasks: Sequence[Task], method: str, deadline: float) -> None:
+        """Bounds of all cases, from cheap to dear, up to `method`."""
+        from certify.bounding.margins import prove
+
+        for kind in sorted({_kind(t.case) for t in tasks}):
+            mine = [t for t in tasks if _kind(t.case) == kind]
+            notes: list[str] = []
+            proofs: list[Proof] = halving(
+                [t.case for t in mine], lambda part: prove(nets, part, method, deadline=deadline), notes.append
+            )
+            for task, proof in zip(mine, proofs, strict=True):
+                task.raise_to(proof.lower, proof.stage)
+                task.notes += notes
+                for stage, seconds in proof.seconds.items():
+                    task.spend(stage, seconds)
+
+    def split(self, task: Task, deadline: float) -> None:
+        """Complete search by input splits; the deadline ends it."""
+        from certify.bab.input_split import search_inputs
+
+        begin = time.perf_counter()
+        nets = self.light if self.light_methods else self.heavy
+        with nets.without_gradients():
+            found = search_inputs(
+                nets.exact, task.case, replay=self.judge(task.case), deadline=deadline, sample=nets.sample
+            )
+        task.spend(SPLIT_STAGE, time.perf_counter() - begin)
+        task.raise_to(found.lower, SPLIT_STAGE)
+        if found.witness is not None:
+            task.witness, task.stage = found.witness, SPLIT_STAGE
+
+    def judge(self, case: Case) -> Callable[[Float64], Witness | None]:
+        """The first witness among candidates of a case."""
+
+        def replay(points: Float64) -> Witness | None:
+            judged = self.replayer.judge_batch(list(points), [case] * len(points))
+            return next((w for w in judged if w is not None), None)
+
+        return replay
+
+
+def may_split(case: Case) -> bool:
+    """Is the set a box of which few coordinates vary?"""
+    inputs = case.inputs
+    return not isinstance(inputs, LpBall) and int((inputs.upper > inputs.lower).sum()) <= SPLIT_COORDINATES
+
+
+def _kind(case: Case) -> int:
+    return case.inputs.p if isinstance(case.inputs, LpBall) else 0
+
+
+def halving(
+    items: Sequence[T], work: Callable[[Sequence[T]], list[R]], say: Callable[[str], None] = lambda text: None
+) -> list[R]:
+    """work(items), by halves where memory does not suffice; a single item that does not fit raises."""
+    try:
+        return work(items)
+    except (MemoryError, RuntimeError) as error:
+        if len(items) < 2 or not out_of_memory(error):
+            raise
+    say(f"out of memory with {len(items)} samples at once; halved")
+    middle = len(items) // 2
+    return halving(items[:middle], work, say) + halving(items[middle:], work, say)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Is it numpy's, torch's CPU allocator's or CUDA's way to say that memory is used up?"""
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device of a name; "auto" is CUDA where there is one."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device {name!r} is not known; use auto, cpu, cuda or cuda:0") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {name!r}: torch sees no CUDA device here; use --device cpu")
+    return device

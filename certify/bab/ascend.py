@@ -82,11 +82,17 @@ class _Adam:
         self.steps += 1
         taken, gradient = found[0], found[1].gradient
         graph = batch.problem.graph
-        moves = iter(self._moves([*gradient.slopes.values(), *gradient.multipliers.values(), gradient.mix]))
+        steep = [
+            slope if isinstance(graph.nodes[node].op, Relu) else slope * variables.slopes[node]
+            for node, slope in gradient.slopes.items()
+        ]
+        moves = iter(self._moves([*steep, *gradient.multipliers.values(), gradient.mix]))
         slopes, multipliers = {}, {}
         for node, old in variables.slopes.items():
-            ceiling = 1.0 if isinstance(graph.nodes[node].op, Relu) else 0.25
-            slopes[node] = (old + next(moves) * (options.step * ceiling * decay)).clamp_(0.0, ceiling)
+            if isinstance(graph.nodes[node].op, Relu):
+                slopes[node] = (old + next(moves) * (options.step * decay)).clamp_(0.0, 1.0)
+            else:  # by the logarithm: a smooth op's slopes reach from 0.25 to 1e-10
+                slopes[node] = (old * torch.exp(next(moves) * (options.step * decay))).clamp_(0.0, 0.25)
         for start, old in variables.multipliers.items():
             size = _scale(batch, taken, start) * (options.multiplier_step * decay)
             lowest, highest = batch.allowed[start]

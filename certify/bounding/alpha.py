@@ -77,7 +77,8 @@ def optimise(
     if not leaves:
         value = backward(known, row_form(graph.output, rows), rounding=False)
         return Proposal({}, {}, value)
-    adam = _Adam(leaves)
+    relative = [not isinstance(graph.nodes[n].op, Relu) for group in sets for n, vs in group.items() for _ in vs]
+    adam = _Adam(leaves, relative)
     best = _Best(outer, inner)
     for iteration in range(options.iterations + 1):
         now, layers = _forward(known, targets, inner)
@@ -185,8 +186,9 @@ class _Adam:
     properties take.
     """
 
-    def __init__(self, leaves: Sequence[torch.Tensor]) -> None:
+    def __init__(self, leaves: Sequence[torch.Tensor], relative: Sequence[bool]) -> None:
         self.leaves = leaves
+        self.relative = relative  # leaves that are optimised by their logarithm: smooth ops' slopes, 0.25 to 1e-10
         self.first = [torch.zeros_like(leaf) for leaf in leaves]
         self.second = [torch.zeros_like(leaf) for leaf in leaves]
         self.steps = 0
@@ -196,12 +198,18 @@ class _Adam:
     ) -> None:
         self.steps += 1
         scale = math.sqrt(1 - betas[1] ** self.steps) / (1 - betas[0] ** self.steps)
-        for leaf, gradient, first, second in zip(self.leaves, gradients, self.first, self.second, strict=True):
+        states = zip(self.leaves, self.relative, gradients, self.first, self.second, strict=True)
+        for leaf, relative, gradient, first, second in states:
             if gradient is None:
                 continue
+            if relative:
+                gradient = gradient * leaf
             first.lerp_(gradient, 1 - betas[0])
             second.mul_(betas[1]).addcmul_(gradient, gradient, value=1 - betas[1])
-            leaf.addcdiv_(first, second.sqrt().add_(1e-8), value=step * scale)
+            if relative:
+                leaf.mul_(torch.exp(first / second.sqrt().add_(1e-8) * (step * scale)))
+            else:
+                leaf.addcdiv_(first, second.sqrt().add_(1e-8), value=step * scale)
 
 
 class _Best:

@@ -59,7 +59,8 @@ def _lower_line(op: Sigmoid, lower: Array, upper: Array, slope: Array | None) ->
     if slope is None:
         slope = _touching_slope(op, lower, upper)
     slope = xp.clip(slope, min=1e-30, max=0.25)
-    root = xp.sqrt(xp.clip(1 - 4 * slope, min=0))
+    # At s = 1/4 the root has no derivative; 1e-6 instead of 0 moves the touching point by as much, the line by 1e-19.
+    root = xp.sqrt(xp.clip(1 - 4 * slope, min=1e-12))
     touching = -(2 * xp.log(1 + root) - xp.log(4 * slope))
     middle = xp.minimum(xp.maximum(touching, lower), upper)
     candidates = [evaluate(op, z) - slope * z for z in (lower, middle, upper)]
@@ -69,8 +70,8 @@ def _lower_line(op: Sigmoid, lower: Array, upper: Array, slope: Array | None) ->
 
 
 def _touching_slope(op: Sigmoid, lower: Array, upper: Array) -> Array:
-    """Slope of a tight lower line: chord where concave, tangent in the middle where convex, else the tangent
-    through u.
+    """Slope of a lower line: chord where concave, else the tangent at the middle (where convex, the least area lies
+    under it), or further left at the point whose tangent passes through u.
     """
     xp = namespace(lower)
     at_upper = evaluate(op, upper)
@@ -89,7 +90,7 @@ def _touching_slope(op: Sigmoid, lower: Array, upper: Array) -> Array:
         middle = (left + right) * 0.5
         too_steep = derivative(middle) * (upper - middle) > at_upper - evaluate(op, middle)
         left, right = xp.where(too_steep, left, middle), xp.where(too_steep, middle, right)
-    tangent = derivative(left)
+    tangent = derivative(xp.minimum(left, (lower + upper) * 0.5))
     concave = derivative(lower) * width >= at_upper - evaluate(op, lower)
     convex = upper <= 0
     return xp.where(convex, derivative((lower + upper) * 0.5), xp.where(concave | (lower >= 0), chord, tangent))

@@ -13,8 +13,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from certify.arrays import UNDERFLOW, UNIT_ROUNDOFF, Array, dtype_name, namespace, one_hot, take_along
+from certify.arrays import UNDERFLOW, UNIT_ROUNDOFF, Array, depth, dtype_name, inner, namespace, one_hot, take_along
 from certify.bounding.region import Region, extremes, minimum
+from certify.bounding.steps import Lines, lent, parallel_lines, through
 from certify.graph import Graph
 from certify.ops.affine import Linear
 from certify.ops.base import Relaxation, Slopes, bias_slack, gamma, magnitude, weight_slack
@@ -32,6 +33,8 @@ class Knowledge:
     boxes: the interval of every node, (B, *shape); None where not yet known.
     weights: per node the rounding weight w, (B, n), or None where a pass adds no error.
     floor: (B,), what the underflow of products can lose in one pass.
+    lines: per nonlinear node its default relaxation where it is ready made (see certify.bounding.deviation), with the
+    rounding weights of the node and of the one that it reads inside; None where passes make their own.
     """
 
     graph: Graph
@@ -39,6 +42,7 @@ class Knowledge:
     boxes: Sequence[Interval | None]
     weights: Sequence[Array | None]
     floor: Array
+    lines: Sequence[Lines | None] | None = None
 
     def flat(self, index: int) -> Interval:
         """The interval of a node as (B, n) arrays."""
@@ -52,7 +56,17 @@ class Knowledge:
         keep = range(len(self.boxes) if last is None else last + 1)
         boxes = [None if (b := self.boxes[i]) is None else (b[0][rows], b[1][rows]) for i in keep]
         weights = [None if (w := self.weights[i]) is None else w[rows] for i in keep]
-        return Knowledge(self.graph, self.region[rows], boxes, weights, self.floor[rows])
+        lines = None
+        if self.lines is not None:
+            lines = [None if (line := self.lines[i]) is None else line[rows] for i in keep]
+        return Knowledge(self.graph, self.region[rows], boxes, weights, self.floor[rows], lines)
+
+    def charge(self, index: int) -> Array | None:
+        """The rounding weight of a node that its readers have not charged already."""
+        readers = self.graph.consumers[index]
+        if self.lines is not None and readers and not any(is_affine(self.graph.nodes[i].op) for i in readers):
+            return None
+        return self.weights[index]
 
 
 def rounding_weight(graph: Graph, index: int, boxes: Sequence[Interval | None]) -> Array | None:
@@ -72,18 +86,40 @@ def rounding_weight(graph: Graph, index: int, boxes: Sequence[Interval | None]) 
     shapes = tuple(graph.nodes[i].shape for i in node.inputs)
     inputs = [_known(boxes, i) for i in node.inputs]
     if not is_affine(node.op):
+        size = depth(size)
         own, reach = (magnitude(*b).reshape((count, -1)) for b in (box, inputs[0]))
         weight = 8 * unit * (reach + own) + 2 * gamma(size + 8, name) * (own + reach)
     else:
         relative = gamma(terms(node.op, shapes) + 4, name) + weight_slack(node.op)
         reach = linear(absolute(node.op), *(magnitude(*b) for b in inputs))
-        weight = 2 * relative * reach.reshape((count, -1))
+        weight = 1.1 * relative * reach.reshape((count, -1))
         shift = bias(node.op)
         if shift is not None:
             xp = namespace(shift)
             wide = xp.broadcast_to(2 * gamma(size + 4, name) * xp.abs(shift) + 2 * bias_slack(node.op), node.shape)
             weight = weight + wide.reshape((1, -1))
     return weight + UNDERFLOW[name]
+
+
+def underflow(graph: Graph, index: int, boxes: Sequence[Interval | None]) -> Array:
+    """(B,): what products at this node may lose in one pass: the smallest normal number each, times the value it
+    meets.
+    """
+    node = graph.nodes[index]
+    reach = _reach(_known(boxes, index))
+    width, size = 1, math.prod(node.shape)
+    for i in node.inputs:
+        reach = namespace(reach).maximum(reach, _reach(_known(boxes, i)))
+        size += math.prod(graph.nodes[i].shape)
+    if index and is_affine(node.op):
+        width = terms(node.op, tuple(graph.nodes[i].shape for i in node.inputs))
+    return UNDERFLOW[dtype_name(reach)] * size * (width + 4) * (1 + reach)
+
+
+def _reach(box: Interval) -> Array:
+    """(B,): the largest absolute value."""
+    size = magnitude(*box)
+    return namespace(size).max(size.reshape((size.shape[0], -1)), axis=1)
 
 
 def _known(boxes: Sequence[Interval | None], index: int) -> Interval:
@@ -118,11 +154,9 @@ def unit_form(known: Knowledge, index: int, neurons: Array, sign: int, *, roundi
     if not is_affine(node.op):
         return row_form(index, sign * one_hot(neurons, lower))
     error = xp.zeros_like(take_along(lower, neurons))
-    inexact = weight_slack(node.op) or not isinstance(bias_slack(node.op), float) or bias_slack(node.op)
-    if rounding and inexact:
+    if rounding and not exact_unit(known, index):
         weight = known.weights[index]
-        assert weight is not None
-        error = take_along(weight, neurons)
+        error = error if weight is None else take_along(weight, neurons)
     shift = bias(node.op)
     constant = xp.zeros_like(error)
     if shift is not None:
@@ -137,6 +171,12 @@ def unit_form(known: Knowledge, index: int, neurons: Array, sign: int, *, roundi
     # Parts of unit rows are 0, 1 or a single weight: their sums are exact.
     _collect(known, coeff, node.inputs, parts, (count, specs), rounding=False)
     return Form(coeff, constant, error)
+
+
+def exact_unit(known: Knowledge, index: int) -> bool:
+    """Does a unit row pass through an affine node without any error?"""
+    op = known.graph.nodes[index].op
+    return known.lines is None and not weight_slack(op) and isinstance(bias_slack(op), float) and not bias_slack(op)
 
 
 def _collect(
@@ -162,7 +202,7 @@ def _collect(
         pending[i] = pending[i] + part
         if rounding:
             own = magnitude(*known.flat(i)) * (2 * UNIT_ROUNDOFF[dtype_name(part)])
-            error = error + _dot(namespace(part).abs(pending[i]), own[:, None, :])
+            error = error + inner(namespace(part).abs(pending[i]), own[:, None, :])
     return error
 
 
@@ -242,13 +282,13 @@ def _carry(
             a, change, wrong = lent(a, multipliers[index], known.flat(index), rounding=rounding)
             constant, error = constant + change, error + wrong
         node = graph.nodes[index]
-        weight = known.weights[index] if rounding else None
+        weight = None if not rounding else known.weights[index] if index in form.coeff else known.charge(index)
         if is_affine(node.op):
             shift = bias(node.op)
             if shift is not None:
                 constant = constant + xp.matmul(a, xp.broadcast_to(shift, node.shape).reshape((-1,)))
             if weight is not None:
-                error = error + _dot(xp.abs(a), weight[:, None, :])
+                error = error + inner(xp.abs(a), weight[:, None, :])
             shapes = tuple(graph.nodes[i].shape for i in node.inputs)
             parts = transpose(node.op, a.reshape((count * specs, *node.shape)), shapes)
         else:
@@ -281,7 +321,7 @@ def both(known: Knowledge, form: Form) -> Interval:
         if a is None:
             continue
         node = graph.nodes[index]
-        spread = known.weights[index]
+        spread = known.weights[index] if index in form.coeff else known.charge(index)
         if is_affine(node.op):
             shift = bias(node.op)
             if shift is not None:
@@ -293,13 +333,16 @@ def both(known: Knowledge, form: Form) -> Interval:
             middle, radius, spread = middle + change, radius + wrong, None
             parts = (a,)
         if spread is not None:
-            radius = radius + _dot(xp.abs(a), spread[:, None, :])
+            radius = radius + inner(xp.abs(a), spread[:, None, :])
         radius = radius + _collect(known, pending, node.inputs, parts, (count, specs))
         radius = radius + 2 * UNIT_ROUNDOFF[name] * xp.abs(middle)
     a = pending[0]
     low, high = extremes(a, known.region)
     lower, upper = middle + low, middle + high
-    slack = 1.05 * radius + 4 * UNIT_ROUNDOFF[name] * xp.maximum(xp.abs(lower), xp.abs(upper)) + known.floor[:, None]
+    # The radius is no small error here: the factor is what its own sums may have lost.
+    widest = max(math.prod(node.shape) for node in graph.nodes)
+    radius = radius * (1 + 2 * gamma(depth(widest) + len(graph.nodes) + 8, name))
+    slack = radius + 4 * UNIT_ROUNDOFF[name] * xp.maximum(xp.abs(lower), xp.abs(upper)) + known.floor[:, None]
     return lower - slack, upper + slack
 
 
@@ -320,7 +363,7 @@ def affine_tail(known: Knowledge, form: Form) -> Array:
             continue
         node, weight = graph.nodes[index], known.weights[index]
         if weight is not None:
-            error = error + _dot(namespace(a).abs(a), weight[:, None, :])
+            error = error + inner(namespace(a).abs(a), weight[:, None, :])
         if index == 0:
             value = value + minimum(a, known.region)
         elif is_affine(node.op):
@@ -338,48 +381,25 @@ def affine_tail(known: Knowledge, form: Form) -> Array:
 
 def relaxation(known: Knowledge, index: int, choice: Slopes) -> Relaxation:
     """The linear enclosure of a nonlinear node; fields broadcast against (B, S, n)."""
+    if known.lines is not None:
+        ready = known.lines[index]
+        assert ready is not None
+        default = choice.lower is None and choice.upper is None
+        assert default, "ready lines have the default slopes"
+        return ready.apart
     source = known.graph.nodes[index].inputs[0]
     lower, upper = known.flat(source)
     return relax(known.graph.nodes[index].op, lower[:, None, :], upper[:, None, :], choice)  # type: ignore[no-any-return]
-
-
-def through(a: Array, lines: Relaxation, weight: Array | None) -> tuple[Array, Array, Array]:
-    """One nonlinear step: positive coefficients take the lower line, negative ones the upper line.
-
-    a (B, S, n) -> (coefficients of the input, change of the constant (B, S), error (B, S)).
-    """
-    xp = namespace(a)
-    positive = xp.clip(a, min=0)
-    negative = a - positive
-    change = _dot(positive, lines.lower_intercept) + _dot(negative, lines.upper_intercept)
-    wrong = xp.zeros_like(change)
-    if weight is not None:
-        wrong = _dot(positive - negative, weight[:, None, :])
-    return positive * lines.lower_slope + negative * lines.upper_slope, change, wrong
-
-
-def lent(a: Array, v: Array, box: Interval, *, rounding: bool = True) -> tuple[Array, Array, Array]:
-    """a x >= (a - v) x + max(v, 0) l + min(v, 0) u for any v, as v (x - l) >= 0 or v (x - u) >= 0 (Wang et al. 2021).
-
-    a, v (B, S, n), box (B, n) -> (a - v, change of the constant (B, S), error (B, S)).
-    """
-    xp = namespace(a)
-    left = a - v
-    rising = xp.clip(v, min=0)
-    change = _dot(rising, box[0][:, None, :]) + _dot(v - rising, box[1][:, None, :])
-    if not rounding:
-        return left, change, xp.zeros_like(change)
-    name = dtype_name(a)
-    reach = magnitude(*box)[:, None, :]
-    relative = 2 * gamma(a.shape[-1] + 8, name)
-    wrong = _dot(xp.abs(v), reach) * relative + _dot(xp.abs(left), reach) * (4 * UNIT_ROUNDOFF[name])
-    return left, change, wrong + 4 * a.shape[-1] * UNDERFLOW[name] * (1 + xp.max(reach))
 
 
 def parallel_relaxation(known: Knowledge, index: int, weight: Array | None) -> tuple[Array, Array, Array]:
     """(slope, middle, spread), each (B, 1, n): s z + middle +- spread encloses the node, rounding weight in the
     spread.
     """
+    if known.lines is not None:
+        ready = known.lines[index]
+        assert ready is not None
+        return ready.parallel
     first = relaxation(known, index, Slopes())
     lines = relaxation(known, index, Slopes(first.upper_slope, first.upper_slope))
     unit = UNIT_ROUNDOFF[dtype_name(lines.upper_slope)]
@@ -387,16 +407,3 @@ def parallel_relaxation(known: Knowledge, index: int, weight: Array | None) -> t
     if weight is not None:
         spread = spread + weight[:, None, :]
     return lines.upper_slope, (lines.upper_intercept + lines.lower_intercept) * 0.5, spread
-
-
-def parallel_lines(a: Array, slope: Array, middle: Array, spread: Array) -> tuple[Array, Array, Array]:
-    """One nonlinear step with parallel lines: (coefficients, change of the middle, growth of the radius)."""
-    return a * slope, _dot(a, middle), _dot(namespace(a).abs(a), spread)
-
-
-def _dot(a: Array, vector: Array) -> Array:
-    """sum_n a (B, S, n) * vector (B, S or 1, n) -> (B, S)."""
-    xp = namespace(a)
-    if vector.shape[1] == 1:
-        return xp.matmul(a, xp.matrix_transpose(vector))[..., 0]
-    return xp.sum(a * vector, axis=-1)

@@ -137,7 +137,7 @@ class Rows:
         """(B, S): each row's polytope margin, the largest of its rows' lower bounds; +inf for padding."""
         out = np.full(lower.shape, np.inf)
         for b in range(lower.shape[0]):
-            for number in np.unique(self.polytope[b][self.polytope[b] >= 0]):
+            for number in range(self.polytope[b].max() + 1):
                 mine = self.polytope[b] == number
                 out[b, mine] = lower[b, mine].max()
         return out

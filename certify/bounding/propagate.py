@@ -3,8 +3,9 @@ backward.
 
 A ReLU that is already known to be stable needs no backward pass. Three sieves, each cheaper than the next:
   1. the interval from the bounds of the layer before (exact for the first affine layer over a box),
-  2. one pass with parallel lines (Fast-Lin, Weng et al. 2018), which gives both sides at once, in the draft dtype,
+  2. one pass with parallel lines (Fast-Lin, Weng et al. 2018), which gives both sides at once,
   3. CROWN for what is left, one pass a side. Every bound is intersected with what was known.
+With a draft, 2 and 3 run in its dtype on differences from a point (see certify.bounding.deviation); else 2 is left out.
 """
 
 from __future__ import annotations
@@ -18,25 +19,25 @@ from typing import Any
 import numpy as np
 
 from certify.arrays import (
-    UNDERFLOW,
+    UNIT_ROUNDOFF,
     Array,
     dtype_name,
     is_torch,
     like_index,
     namespace,
-    narrow_interval,
     put_along,
     put_rows,
     take_along,
     to_numpy,
 )
-from certify.bounding.crown import Choice, Form, Knowledge, backward, both, rounding_weight, unit_form
+from certify.bounding.crown import Choice, Form, Knowledge, backward, both, rounding_weight, underflow, unit_form
+from certify.bounding.deviation import Deviations, Draft
 from certify.bounding.interval import step
 from certify.bounding.region import Region
 from certify.bounding.windows import Carry, frames, window_form
 from certify.graph import Graph
 from certify.ops.affine import Scale
-from certify.ops.base import Slopes, magnitude
+from certify.ops.base import Slopes
 from certify.ops.relu import Relu
 from certify.ops.shape import Input, Reshape, Select
 from certify.rules import Interval, is_affine, terms
@@ -60,16 +61,6 @@ class Sides:
     neurons: Array
     below: Choice
     above: Choice
-
-
-@dataclass(frozen=True, eq=False)
-class Draft:
-    """A cheaper copy of the network for sorting out stable neurons: the graph in float32, and a sample of its
-    arrays.
-    """
-
-    graph: Graph
-    sample: Array
 
 
 @dataclass
@@ -109,13 +100,13 @@ def propagate(
 ) -> Knowledge:
     """Intervals of all nodes, intersected with CROWN's at the inputs of nonlinear ops when `crown`.
 
-    region: B sets, arrays in the graph's library and dtype. draft: the network in a cheaper dtype for the second sieve.
+    region: B sets, arrays in the graph's library and dtype. draft: the network in a cheaper dtype for the passes.
     slopes: only these start nodes and neurons are bounded, with these slopes. previous: bounds known already,
     intersected. deadline: on time.monotonic()'s clock; after it only intervals are propagated: as sound, less tight.
     """
     count = region.lower.shape[0]
     walk = _Walk.over(graph, region)
-    rough = _Walk.over(draft.graph, region.cast(draft.sample)) if draft is not None and crown else None
+    rough = Deviations.over(graph, draft, region) if draft is not None and crown and slopes is None else None
     wanted = set(starts(graph)) if crown else set()
     settled = exact_starts(graph) if region.p == 0 else {0}
     for index, node in enumerate(graph.nodes):
@@ -127,15 +118,15 @@ def propagate(
             box = _meet(box, old)
         walk.add(box)
         if rough is not None:
-            rough.add(narrow_interval(box, rough.region.lower))
+            rough.add(walk.boxes)
         if index not in wanted or index in settled:
             continue
         if slopes is not None:
             walk.boxes[index] = sharpen(walk.known(), index, slopes[index]) if index in slopes else walk.boxes[index]
         else:
-            walk.boxes[index] = refine(walk.known(), index, None if rough is None else rough.known(), deadline)
+            walk.boxes[index] = refine(walk.known(), index, rough, deadline)
         if rough is not None:
-            rough.boxes[index] = narrow_interval(_known(walk.boxes[index]), rough.region.lower)
+            rough.renew(index, _known(walk.boxes[index]))
     return replace(walk.known(), boxes=tuple(walk.boxes), weights=tuple(walk.weights))
 
 
@@ -159,27 +150,6 @@ def exact_starts(graph: Graph) -> set[int]:
     return exact
 
 
-def underflow(graph: Graph, index: int, boxes: Sequence[Interval | None]) -> Array:
-    """(B,): what products at this node may lose in one pass: the smallest normal number each, times the value it
-    meets.
-    """
-    node = graph.nodes[index]
-    reach = _reach(_known(boxes[index]))
-    width, size = 1, math.prod(node.shape)
-    for i in node.inputs:
-        reach = namespace(reach).maximum(reach, _reach(_known(boxes[i])))
-        size += math.prod(graph.nodes[i].shape)
-    if index and is_affine(node.op):
-        width = terms(node.op, tuple(graph.nodes[i].shape for i in node.inputs))
-    return UNDERFLOW[dtype_name(reach)] * size * (width + 4) * (1 + reach)
-
-
-def _reach(box: Interval) -> Array:
-    """(B,): the largest absolute value."""
-    size = magnitude(*box)
-    return namespace(size).max(size.reshape((size.shape[0], -1)), axis=1)
-
-
 def unsettled(known: Knowledge, index: int) -> Array:
     """(B, n) booleans: neurons of a start node whose bounds a backward pass may usefully sharpen."""
     lower, upper = known.flat(index)
@@ -189,7 +159,7 @@ def unsettled(known: Knowledge, index: int) -> Array:
     return lower < upper
 
 
-def refine(known: Knowledge, index: int, rough: Knowledge | None = None, deadline: float = math.inf) -> Interval:
+def refine(known: Knowledge, index: int, rough: Deviations | None = None, deadline: float = math.inf) -> Interval:
     """The node's interval intersected with CROWN's, for the neurons that are not settled.
 
     Samples with similar numbers of such neurons go together, so that little padding is computed.
@@ -197,19 +167,21 @@ def refine(known: Knowledge, index: int, rough: Knowledge | None = None, deadlin
     shape = (known.region.lower.shape[0], *known.graph.nodes[index].shape)
     box = known.flat(index)
     if rough is not None:
-        box = _sieve(known, index, box, rough, deadline)
-    box = _sieve(known, index, box, known, deadline)
+        box = _sieve(known, index, box, rough, parallel=True, deadline=deadline)
+    box = _sieve(known, index, box, rough, parallel=False, deadline=deadline)
     return box[0].reshape(shape), box[1].reshape(shape)
 
 
-def _sieve(known: Knowledge, index: int, box: Interval, source: Knowledge, deadline: float) -> Interval:
-    """box (B, n) intersected with what passes over `source` give for the neurons that are still unsettled.
+def _sieve(
+    known: Knowledge, index: int, box: Interval, rough: Deviations | None, *, parallel: bool, deadline: float
+) -> Interval:
+    """box (B, n) intersected with what passes give for the neurons that are still unsettled, see `bound_neurons`.
 
-    CROWN where the source is `known` itself, else one pass with parallel lines for both sides.
+    The passes are over `rough` where there is one, else over `known`.
     """
-    xp = namespace(box[0])
     mask = _unsettled_within(known, index, box)
     counts = to_numpy(mask.sum(axis=1))
+    source = known if rough is None else rough.known()
     lower, upper = box
     for group in groups(counts):
         rows = like_index(group, lower)
@@ -217,13 +189,24 @@ def _sieve(known: Knowledge, index: int, box: Interval, source: Knowledge, deadl
         some = source if whole else source.narrow(rows, index)
         marked = mask if whole else mask[rows]
         neurons = pick(marked, int(counts[group].max()))
-        below, above = bound_neurons(some, index, neurons, parallel=source is not known, deadline=deadline)
+        found = bound_neurons(some, index, neurons, parallel=parallel, deadline=deadline)
+        if rough is not None:
+            point = rough.flat(index)
+            found = _moved_back(found, take_along(point if whole else point[rows], neurons))
         old = (lower, upper) if whole else (lower[rows], upper[rows])
-        found = (xp.astype(below, lower.dtype), xp.astype(above, lower.dtype))
         # Padding is left alone: a sample's bounds must not depend on the company it is computed in.
         new = _put_tighter(old, neurons, found, take_along(marked, neurons))
         lower, upper = put_rows(lower, group, new[0]), put_rows(upper, group, new[1])
     return lower, upper
+
+
+def _moved_back(found: Interval, point: Array) -> Interval:
+    """Bounds of x from those of x - point, rounded outward."""
+    xp = namespace(point)
+    low, high = (xp.astype(side, point.dtype) for side in found)
+    size = xp.maximum(xp.abs(low), xp.abs(high)) + xp.abs(point)
+    slack = 2 * UNIT_ROUNDOFF[dtype_name(point)] * size
+    return low + point - slack, high + point + slack
 
 
 def _unsettled_within(known: Knowledge, index: int, box: Interval) -> Array:

@@ -7,7 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from certify.arrays import UNDERFLOW, UNIT_ROUNDOFF, Array, dtype_name, like, namespace, to_numpy
+from certify.arrays import (
+    UNDERFLOW,
+    UNIT_ROUNDOFF,
+    Array,
+    depth,
+    dtype_name,
+    inner,
+    like,
+    namespace,
+    narrow_interval,
+    to_numpy,
+)
 from certify.ops.base import gamma, split_interval
 from certify.property import InputSet, LpBall
 
@@ -34,6 +45,13 @@ class Region:
         if self.center is None or self.radius is None:
             return Region(self.lower[rows], self.upper[rows])
         return Region(self.lower[rows], self.upper[rows], self.center[rows], self.radius[rows], self.p)
+
+    def about(self, point: Array) -> Region:
+        """The sets of x - point, enclosed; point (B, n) is the ball's centre where there is one."""
+        lower, upper = narrow_interval((self.lower - point, self.upper - point), point)
+        if self.center is None:
+            return Region(lower, upper)
+        return Region(lower, upper, self.center - point, self.radius, self.p)
 
     def cast(self, sample: Array) -> Region:
         """The enclosing region in the library and dtype of `sample` (boxes and radii only grow)."""
@@ -100,15 +118,16 @@ def _over_box(a: Array, region: Region, *, rounding: bool) -> tuple[Array, Array
     if not rounding:
         return _weighted(a, center), _weighted(xp.abs(a), radius)
     name, n = dtype_name(a), a.shape[-1]
-    reach = xp.abs(center) + radius
-    # The smallest normal number stands in where the product with `reach` underflows: coefficients may be huge.
-    spread = _weighted(xp.abs(a), radius + (1.01 * 2 * gamma(n + 8, name) * reach + UNDERFLOW[name]))
-    return _weighted(a, center), spread * (1 + 4 * gamma(n + 8, name)) + n * UNDERFLOW[name] * (1 + xp.max(reach))
+    relative = gamma(depth(n) + 4, name)
+    # The smallest normal number stands in where the product with |center| underflows: coefficients may be huge.
+    spread = _weighted(xp.abs(a), radius + (1.1 * relative * xp.abs(center) + UNDERFLOW[name]))
+    reach = xp.max(xp.abs(center) + radius)
+    return _weighted(a, center), spread * (1 + 1.1 * relative) + n * UNDERFLOW[name] * (1 + reach)
 
 
 def _weighted(a: Array, vector: Array) -> Array:
     """sum_n a (B, S, n) vector (B, n) -> (B, S)."""
-    return namespace(a).matmul(a, vector[..., None])[..., 0]
+    return inner(a, vector[:, None, :])
 
 
 def _ball_rounding(a: Array, region: Region) -> Array:

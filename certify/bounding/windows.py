@@ -28,9 +28,10 @@ from certify.arrays import (
     spread_rows,
     take_along,
 )
-from certify.bounding.crown import Choice, Form, Knowledge, parallel_lines, parallel_relaxation, relaxation, through
+from certify.bounding.crown import Choice, Form, Knowledge, exact_unit, parallel_relaxation, relaxation
+from certify.bounding.steps import parallel_lines, through
 from certify.graph import Graph
-from certify.ops.base import Relaxation, Slopes, bias_slack, magnitude, weight_slack
+from certify.ops.base import Relaxation, Slopes, magnitude
 from certify.ops.conv import Conv
 from certify.ops.shape import Add
 from certify.rules import Op, bias, is_affine
@@ -166,17 +167,16 @@ class _Windows:
         """One node back; a (B, K, C, cells)."""
         known, inputs = self.known, self.known.graph.nodes[node].inputs
         op = known.graph.nodes[node].op
-        weight = known.weights[node] if self.carry.rounding else None
+        weight = None
+        if self.carry.rounding and not (node == self.start and is_affine(op) and exact_unit(known, node)):
+            weight = known.weights[node] if node == self.start else known.charge(node)
         xp = namespace(a)
-        exact_unit = (
-            node == self.start and not weight_slack(op) and isinstance(bias_slack(op), float) and not bias_slack(op)
-        )
         if is_affine(op):
             shift = bias(op)
             if shift is not None:
                 wide = xp.broadcast_to(shift, known.graph.nodes[node].shape).reshape((1, -1))
                 self._add(xp.sum(a * self.gather(wide, node, frame), axis=(2, 3)))
-            if weight is not None and not exact_unit:
+            if weight is not None:
                 self.error = self.error + xp.sum(xp.abs(a) * self.gather(weight, node, frame), axis=(2, 3))
             if isinstance(op, Add):
                 return [(i, a if s > 0 else -a, frame) for i, s in zip(inputs, op.signs, strict=True)]

@@ -9,7 +9,8 @@ from exact import exact, values
 from random_nets import boxes_for, random_flat, random_image, samples
 
 from certify.bounding.api import bounds
-from certify.bounding.propagate import Draft, propagate
+from certify.bounding.deviation import Draft
+from certify.bounding.propagate import propagate
 from certify.bounding.region import Region
 from certify.ops import AFFINE_OPS, NONLINEAR_OPS
 

@@ -1,0 +1,65 @@
+"""One step of a backward pass: what a nonlinear node, or a multiplier, does to the coefficients and the constant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from certify.arrays import UNDERFLOW, UNIT_ROUNDOFF, Array, dtype_name, inner, namespace
+from certify.ops.base import Relaxation, gamma, magnitude
+from certify.rules import Interval
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Relaxations of a nonlinear node made ready for many passes, the rounding of a step inside their intercepts.
+
+    apart: for CROWN. parallel: (slope, middle, spread) for passes that serve both sides. All (B, 1, n).
+    """
+
+    apart: Relaxation
+    parallel: tuple[Array, Array, Array]
+
+    def __getitem__(self, rows: Array | slice) -> Lines:
+        """The lines of some samples."""
+        apart = self.apart
+        fields = (apart.lower_slope, apart.lower_intercept, apart.upper_slope, apart.upper_intercept)
+        slope, middle, spread = self.parallel
+        return Lines(Relaxation(*(f[rows] for f in fields)), (slope[rows], middle[rows], spread[rows]))
+
+
+def through(a: Array, lines: Relaxation, weight: Array | None) -> tuple[Array, Array, Array]:
+    """One nonlinear step: positive coefficients take the lower line, negative ones the upper line.
+
+    a (B, S, n) -> (coefficients of the input, change of the constant (B, S), error (B, S)).
+    """
+    xp = namespace(a)
+    positive = xp.clip(a, min=0)
+    negative = a - positive
+    change = inner(positive, lines.lower_intercept) + inner(negative, lines.upper_intercept)
+    wrong = xp.zeros_like(change)
+    if weight is not None:
+        wrong = inner(positive - negative, weight[:, None, :])
+    return positive * lines.lower_slope + negative * lines.upper_slope, change, wrong
+
+
+def lent(a: Array, v: Array, box: Interval, *, rounding: bool = True) -> tuple[Array, Array, Array]:
+    """a x >= (a - v) x + max(v, 0) l + min(v, 0) u for any v, as v (x - l) >= 0 or v (x - u) >= 0 (Wang et al. 2021).
+
+    a, v (B, S, n), box (B, n) -> (a - v, change of the constant (B, S), error (B, S)).
+    """
+    xp = namespace(a)
+    left = a - v
+    rising = xp.clip(v, min=0)
+    change = inner(rising, box[0][:, None, :]) + inner(v - rising, box[1][:, None, :])
+    if not rounding:
+        return left, change, xp.zeros_like(change)
+    name = dtype_name(a)
+    reach = magnitude(*box)[:, None, :]
+    relative = 2 * gamma(a.shape[-1] + 8, name)
+    wrong = inner(xp.abs(v), reach) * relative + inner(xp.abs(left), reach) * (4 * UNIT_ROUNDOFF[name])
+    return left, change, wrong + 4 * a.shape[-1] * UNDERFLOW[name] * (1 + xp.max(reach))
+
+
+def parallel_lines(a: Array, slope: Array, middle: Array, spread: Array) -> tuple[Array, Array, Array]:
+    """One nonlinear step with parallel lines: (coefficients, change of the middle, growth of the radius)."""
+    return a * slope, inner(a, middle), inner(namespace(a).abs(a), spread)

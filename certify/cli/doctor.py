@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from certify.cli.console import open_console
 from certify.options import LAYOUTS, parse_floats, parse_range
 
 if TYPE_CHECKING:
@@ -53,8 +54,6 @@ class Visit:
 @click.option("--input-range", metavar="LOW,HIGH", help="As for certify run.")
 def doctor(model: str, **options: Any) -> None:
     """Examine MODEL, an ONNX file: what it is made of, whether it can be certified, and the usual mistakes."""
-    from rich.console import Console
-
     from certify.api import Preprocessing
 
     mean, std, input_range = options["mean"], options["std"], options["input_range"]
@@ -64,7 +63,7 @@ def doctor(model: str, **options: Any) -> None:
         options["layout"],
         None if input_range is None else parse_range(input_range),
     )
-    failure = examine(Visit(model, options["data"], options["data_dir"], given), Console())
+    failure = examine(Visit(model, options["data"], options["data_dir"], given), open_console())
     if failure is not None:
         raise click.exceptions.Exit(failure.exit_code)
 

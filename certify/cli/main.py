@@ -7,11 +7,12 @@ import os
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 from typing import Any
 
 import click
 
-from certify.cli.codes import ALARM, INTERRUPTED
+from certify.cli.codes import ALARM, INTERRUPTED, READER_LEFT
 from certify.cli.doctor import doctor
 from certify.cli.run import run
 from certify.cli.vnnlib_command import vnnlib
@@ -50,7 +51,8 @@ class Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:
-            raise
+            _log_trace()
+            raise click.exceptions.Exit(READER_LEFT) from None
         except OSError as error:
             # What is ours raises DiskError; this is the terminal or pipe that the output goes to.
             _log_trace()
@@ -109,6 +111,7 @@ def main() -> None:
     try:
         cli(prog_name="certify")
     except SystemExit as end:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(BrokenPipeError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(end.code if isinstance(end.code, int) else ALARM)

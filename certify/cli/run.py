@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from certify.cli.codes import ALARM, INTERRUPTED, UNDECIDED
+from certify.cli.console import open_console
 from certify.errors import UsageError
 from certify.options import LAYOUTS, METHODS, NORMS, parse_eps, parse_floats, parse_ids, parse_range, parse_seconds
 
@@ -102,10 +103,10 @@ def run(model: str, **options: Any) -> None:
     except KeyboardInterrupt:
         click.echo(_interrupted(output.out), err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
+    for alarm in report.alarms:  # first: the reader of the rest may leave before its end
+        click.echo(f"SOUNDNESS ALARM: {alarm}", err=True)
     _show(report, display)
     if report.alarms:
-        for alarm in report.alarms:
-            click.echo(f"SOUNDNESS ALARM: {alarm}", err=True)
         raise click.exceptions.Exit(ALARM)
     if not any(bracket.decided for bracket in report.brackets.values()):
         raise click.exceptions.Exit(UNDECIDED)
@@ -168,9 +169,7 @@ def _show(report: Report, display: Display) -> None:
         for problem in errors(report):
             click.echo(problem, err=True)
     else:
-        from rich.console import Console
-
-        show(report, Console())
+        show(report, open_console())
     if not report.complete:
         click.echo(f"The budget ended first; the same command with --resume --out {report.out} goes on.", err=True)
 
@@ -186,9 +185,7 @@ def _interrupted(out: Path) -> str:
 @contextmanager
 def _progress(display: Display) -> Iterator[Watch | None]:
     """A bar on stderr with the running bracket, where somebody can see it."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     if display.as_json or display.quiet or not console.is_terminal:
         yield None
         return

@@ -11,7 +11,6 @@ from __future__ import annotations
 import faulthandler
 import math
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -77,9 +76,12 @@ class Answer:
     def give_and_exit(self, text: str) -> None:
         """As `give`, and end the process at once, unless an answer was given before."""
         with self._lock:
-            if self._give(text):
-                sys.stdout.flush()
-                os._exit(UNDECIDED)
+            first = not self._given
+            try:
+                self._give(text)
+            finally:  # also where the file or the reader of stdout is gone
+                if first:
+                    os._exit(UNDECIDED)
 
     def withdraw(self) -> None:
         """There will be no answer: the input cannot be used. Leaves no file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,29 @@ def test_an_output_that_is_full_is_no_crash() -> None:
         )
     assert done.returncode != 0
     assert "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("doctor",), ("run", "--eps", "0.1", "--samples", "2"), ("run", "--eps", "0.1", "--samples", "2", "--json")],
+    ids=" ".join,
+)
+def test_a_reader_that_leaves_ends_the_command_quietly(
+    linear: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """Regression: `certify run ... | head -1` ended with code 1, which says that a gate was not met."""
+    name, *options = arguments
+    out = ["--out", str(tmp_path / "out")] if name == "run" else []
+    model = [str(linear / "net.onnx"), "--data", str(linear / "data.npz")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "certify", name, *model, *options, *out], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert process.wait() == 128 + signal.SIGPIPE
+    assert not out or (linear / "out" / "manifest.json").exists(), "what was asked for is written all the same"
 
 
 def test_the_public_names_are_there() -> None:

@@ -117,13 +117,17 @@ def take_along(x: Array, index: Array) -> Array:
 
 
 def inner(a: Array, vector: Array) -> Array:
-    """sum_n a[..., n] vector[..., n], the leading axes broadcast; no product meets more than `depth(n)` roundings.
+    """sum_n a[..., n] vector[..., n], leading axes broadcast; no product meets more than `depth(n, dtype)` roundings.
 
-    Two sums of about sqrt(n) each, whose rounding error is far below that of one sum of n. Batched matrix products
-    with one column are no faster: torch's take 1.1 ns an element, this 0.2.
+    In float32 two sums of about sqrt(n) each, whose rounding error is far below that of one sum of n; torch's batched
+    products with one column are no faster: 1.1 ns an element, this 0.2. numpy's are (0.4 ns, two sums 1.5).
     """
-    product, xp = a * vector, namespace(a)
-    count = product.shape[-1]
+    xp, count = namespace(a), a.shape[-1]
+    if xp is np and dtype_name(a) == "float64":
+        if vector.ndim == a.ndim > 1 and vector.shape[-2] == 1:
+            return np.matmul(a, np.swapaxes(vector, -1, -2))[..., 0]
+        return np.einsum("...n,...n->...", a, vector)
+    product = a * vector
     rows = math.isqrt(count)
     if rows < 2:
         return xp.sum(product, axis=-1)
@@ -133,9 +137,12 @@ def inner(a: Array, vector: Array) -> Array:
     return total if end == count else total + xp.sum(product[..., end:], axis=-1)
 
 
-def depth(count: int) -> int:
-    """The roundings that a product may meet in `inner` of up to `count` products, its own included."""
-    return 2 * math.isqrt(count) + 3
+def depth(count: int, dtype: str) -> int:
+    """The roundings that a product may meet in `inner` of up to `count` products, its own included.
+
+    float64 has room for any order of summation.
+    """
+    return count if dtype == "float64" else 2 * math.isqrt(count) + 3
 
 
 def put_along(x: Array, index: Array, values: Array) -> Array:

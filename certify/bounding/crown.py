@@ -86,7 +86,7 @@ def rounding_weight(graph: Graph, index: int, boxes: Sequence[Interval | None]) 
     shapes = tuple(graph.nodes[i].shape for i in node.inputs)
     inputs = [_known(boxes, i) for i in node.inputs]
     if not is_affine(node.op):
-        size = depth(size)
+        size = depth(size, name)
         own, reach = (magnitude(*b).reshape((count, -1)) for b in (box, inputs[0]))
         weight = 8 * unit * (reach + own) + 2 * gamma(size + 8, name) * (own + reach)
     else:
@@ -341,7 +341,7 @@ def both(known: Knowledge, form: Form) -> Interval:
     lower, upper = middle + low, middle + high
     # The radius is no small error here: the factor is what its own sums may have lost.
     widest = max(math.prod(node.shape) for node in graph.nodes)
-    radius = radius * (1 + 2 * gamma(depth(widest) + len(graph.nodes) + 8, name))
+    radius = radius * (1 + 2 * gamma(depth(widest, name) + len(graph.nodes) + 8, name))
     slack = radius + 4 * UNIT_ROUNDOFF[name] * xp.maximum(xp.abs(lower), xp.abs(upper)) + known.floor[:, None]
     return lower - slack, upper + slack
 

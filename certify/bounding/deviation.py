@@ -175,6 +175,6 @@ def _loss(steep: Array, offset: Array, reach: Array, charge: Array, sample: Arra
     coefficient meeting one of them.
     """
     name, count = dtype_name(sample), reach.shape[-1]
-    relative = 1.01 * gamma(depth(count) + 2, name)
+    relative = 1.01 * gamma(depth(count, name) + 2, name)
     first = 8 * UNIT_ROUNDOFF[name] * steep * reach + relative * offset + steep * charge
     return first * (1 + 4 * relative) + 4 * UNDERFLOW[name]

@@ -118,7 +118,7 @@ def _over_box(a: Array, region: Region, *, rounding: bool) -> tuple[Array, Array
     if not rounding:
         return _weighted(a, center), _weighted(xp.abs(a), radius)
     name, n = dtype_name(a), a.shape[-1]
-    relative = gamma(depth(n) + 4, name)
+    relative = gamma(depth(n, name) + 4, name)
     # The smallest normal number stands in where the product with |center| underflows: coefficients may be huge.
     spread = _weighted(xp.abs(a), radius + (1.1 * relative * xp.abs(center) + UNDERFLOW[name]))
     reach = xp.max(xp.abs(center) + radius)

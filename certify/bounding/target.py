@@ -28,8 +28,10 @@ class Target:
     def of(case: Case) -> Target:
         """The case's polytopes; each needs a row."""
         coeff = np.concatenate([p.coeff for p in case.unsafe])
-        rows, place = np.unique(coeff, axis=0, return_inverse=True)
-        place = place.reshape(-1)
+        # By hand: np.unique imports numpy.ma, 7 ms.
+        seen: dict[bytes, int] = {}
+        place = np.array([seen.setdefault(row.tobytes(), len(seen)) for row in coeff])
+        rows = coeff[[int(np.argmax(place == k)) for k in range(len(seen))]]
         width = max(len(p.offset) for p in case.unsafe)
         index = np.zeros((len(case.unsafe), width), dtype=np.int64)
         offset = np.full(index.shape, np.inf)

@@ -79,7 +79,8 @@ def test_verdicts_are_monotone_in_eps(method: str, norm: str) -> None:
             uppers = [o.upper for o in mine]
             assert uppers == sorted(uppers, reverse=True)
             seen.update(ranks)
-    assert {0, 2} <= seen
+    assert 0 in seen
+    assert len(seen) > 1
 
 
 coordinates = st.floats(0, 1, width=32)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from certify.attacks.pgd import AttackOptions, AttackResult
     from certify.attacks.replay import Replayer
-    from certify.bounding.margins import Networks, Proof
+    from certify.bab.search import Tree
+    from certify.bounding.margins import Networks, Proof, Start
     from certify.model import Model
 
 T = TypeVar("T")
@@ -36,6 +37,7 @@ LIGHT_CROWN_PRODUCTS = 1e9
 SPLIT_COORDINATES = 16
 SPLIT_SHARE = 0.7
 SPLIT_STAGE = "input splits"
+SEARCH_STAGE = "branch and bound"
 
 
 @dataclass
@@ -50,6 +52,8 @@ class Task:
     stage: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    start: Start | None = None
+    tree: Tree | None = None
 
     @property
     def open(self) -> bool:
@@ -151,6 +155,7 @@ class Machine:
             )
             for task, proof in zip(mine, proofs, strict=True):
                 task.raise_to(proof.lower, proof.stage)
+                task.start = proof.start
                 task.notes += notes
                 for stage, seconds in proof.seconds.items():
                     task.spend(stage, seconds)
@@ -169,6 +174,24 @@ class Machine:
         task.raise_to(found.lower, SPLIT_STAGE)
         if found.witness is not None:
             task.witness, task.stage = found.witness, SPLIT_STAGE
+
+    def search(self, task: Task, deadline: float) -> None:
+        """Complete search by splits of neurons, from where alpha-CROWN or an earlier call left it."""
+        from certify.bab.root import begin
+        from certify.bab.search import Tree, grow
+
+        if task.start is None:
+            return
+        started = time.perf_counter()
+        if task.tree is None:
+            task.tree = Tree.plant(begin(task.start), self.judge(task.case))
+        found = grow(task.tree, deadline)
+        task.spend(SEARCH_STAGE, time.perf_counter() - started)
+        task.raise_to(found.lower, SEARCH_STAGE)
+        if found.witness is not None:
+            task.witness, task.stage = found.witness, SEARCH_STAGE
+        if not task.open:
+            task.start = task.tree = None
 
     def judge(self, case: Case) -> Callable[[Float64], Witness | None]:
         """The first witness among candidates of a case."""

@@ -2,8 +2,8 @@
 
 The order pays (ALGORITHMS: most unsafe samples fall at once, most safe ones need no more than CROWN); nothing here
 decides. `falsified` comes only from onnxruntime's replay, `verified` only from a float64 bound with outward
-rounding; whether the two contradict each other the caller examines (certify.runner). Complete search takes its
-place between the bounds and the long attack.
+rounding; whether the two contradict each other the caller examines (certify.runner). Complete search goes on for
+a while before the longer attack, and to the end after it.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ def _stages(machine: Machine, cases: int, settings: Settings) -> Iterator[Stage]
         yield lambda tasks, end: machine.prove(machine.heavy, tasks, last, end)
     if complete and not light:
         yield lambda tasks, end: _split(machine, tasks, end)
-    if complete and settings.attack:
-        yield lambda tasks, end: _attack_long(machine, tasks, settings, end)
+    if complete:
+        yield lambda tasks, end: _search(machine, tasks, settings, end)
 
 
 def _split(machine: Machine, tasks: Sequence[Task], end: float) -> None:
@@ -126,12 +126,22 @@ def _split(machine: Machine, tasks: Sequence[Task], end: float) -> None:
             fallen.add(task.owner)
 
 
-def _attack_long(machine: Machine, tasks: Sequence[Task], settings: Settings, end: float) -> None:
-    """The thorough attack, one case after the other."""
+def _search(machine: Machine, tasks: Sequence[Task], settings: Settings, end: float) -> None:
+    """Branch and bound over neurons, case by case: first for a short while, then a thorough attack, then to the end."""
+    fallen: set[int] = set()
     for task in tasks:
-        limit = min(end, time.monotonic() + settings.long_attack)
-        if time.monotonic() < limit:
-            machine.attack([task], "long attack", _thorough(settings), limit)
+        limit = min(end, time.monotonic() + settings.timeout)
+        if task.open and task.owner not in fallen and time.monotonic() < limit:
+            soon = min(limit, time.monotonic() + settings.long_attack)
+            machine.search(task, soon)
+            if task.open and settings.attack:
+                soon = min(limit, time.monotonic() + settings.long_attack)
+                machine.attack([task], "long attack", _thorough(settings), soon)
+            if task.open:
+                machine.search(task, limit)
+        if task.witness is not None:
+            fallen.add(task.owner)
+        task.start = task.tree = None
 
 
 def _quick(settings: Settings) -> AttackOptions:
@@ -187,6 +197,6 @@ def plan(model: Model, settings: Settings) -> str:
     nonlinear = sum(math.prod(n.shape) for n in model.graph.nodes[1:] if not is_affine(n.op))
     stages = ["IBP"] + ["CROWN"] * (last != "IBP") + ["alpha-CROWN"] * (last == "alpha-CROWN")
     before = "attack -> " if settings.attack else ""
-    after = " -> long attack" if settings.method == "auto" and settings.attack else ""
+    after = " -> complete search" if settings.method == "auto" else ""
     size = f"{nonlinear} nonlinear neurons, {batch_size(model, settings)} samples at once"
     return f"{before}{' -> '.join(stages)}{after} ({size})"

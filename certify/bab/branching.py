@@ -112,8 +112,9 @@ def choose(problem: Problem, subs: Subproblems, tried: Tensor, points: Tensor, a
         value = bound(*Batch.of(problem, parts)).value.reshape(2, -1)
         gains.append(value)
     value = torch.cat(gains, dim=1).reshape(2, count, width)
-    ceiling = -subs.lower.float().clamp(max=-EPSILON)[:, None]
-    gain = (value - subs.lower.float()[:, None]).clamp(min=0).minimum(ceiling) + EPSILON * ceiling
+    parent = subs.lower.to(value.dtype)[:, None]
+    ceiling = -parent.clamp(max=-EPSILON)
+    gain = (value - parent).clamp(min=0).minimum(ceiling) + EPSILON * ceiling
     score = torch.where(allowed.gather(1, tried), gain[0] * gain[1], torch.full_like(gain[0], -1.0))
     best = tried.gather(1, score.argmax(dim=1, keepdim=True))
     return Splits(best[:, 0], points.gather(1, best)[:, 0])

@@ -5,7 +5,6 @@ polytope.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,13 +14,10 @@ from torch import Tensor
 from certify.arrays import UNDERFLOW, UNIT_ROUNDOFF, narrow_interval
 from certify.bab.dual import Problem
 from certify.bab.subproblem import Subproblems
-from certify.bounding.alpha import AlphaOptions, optimise
 from certify.bounding.crown import Choice, Knowledge, backward, row_form
-from certify.bounding.margins import Networks, Rows, fast_knowledge, widened
-from certify.bounding.propagate import propagate, starts, unsettled
-from certify.bounding.region import region_of
+from certify.bounding.margins import Networks, Rows, Start
+from certify.bounding.propagate import starts, unsettled
 from certify.ops.base import Slopes, gamma, magnitude
-from certify.property import Case
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,67 +36,24 @@ class Root:
     subproblems: Subproblems
 
 
-def begin(nets: Networks, case: Case, deadline: float, options: AlphaOptions | None = None) -> Root:
-    """The root of a case's search: CROWN, then alpha-CROWN for the rows that it leaves open."""
-    sample = torch.zeros(1, dtype=torch.float64, device=nets.device)
-    region = region_of([case.inputs]).cast(sample)
-    rows = Rows.of([case], math.prod(nets.exact.output_shape))
+def begin(start: Start) -> Root:
+    """The root of a case's search, from what alpha-CROWN left of it."""
+    nets, known, rows, lower = start.nets, start.known, start.rows, start.lower
     assert not rows.hopeless.any(), "a polytope without rows cannot be excluded"
-    coeff = torch.as_tensor(rows.coeff, device=nets.device)
-    with torch.no_grad():
-        known = propagate(nets.exact, region, draft=nets.draft, deadline=deadline)
-        lower = _lower(known, rows, coeff, {})
-    open_rows = np.flatnonzero(~(rows.best(lower)[0] > 0))
-    if not len(open_rows):
-        return _root(nets, known, rows, lower, {})
-    offset = torch.as_tensor(rows.offset[:, open_rows], device=nets.device)
-
-    def stop(value: Tensor) -> bool:
-        return bool((value > offset + 1e-4 * (1 + offset.abs())).all()) or time.monotonic() >= deadline
-
-    fast = fast_knowledge(nets, known)
-    found = optimise(fast, coeff[:, open_rows].to(fast.region.lower.dtype), options or AlphaOptions(), stop=stop)
-    sides, slopes = widened(found)
-    with torch.no_grad():
-        known = propagate(nets.exact, region, slopes=sides, previous=known)
-        every = _for_all_rows(slopes, open_rows, rows.coeff.shape[1])
-        lower = np.fmax(lower, _lower(known, rows, coeff, every))
-    return _root(nets, known, rows, lower, every)
-
-
-def _lower(known: Knowledge, rows: Rows, coeff: Tensor, slopes: Choice) -> np.ndarray:
-    """(1, S): certified bounds of the rows C y - d."""
-    value = backward(known, row_form(known.graph.output, coeff), slopes=slopes, sharp=True)
-    return np.nextafter(value.cpu().numpy() - rows.offset, -np.inf)
-
-
-def _for_all_rows(slopes: Choice, chosen: np.ndarray, count: int) -> Choice:
-    """Slopes found for some rows, the first of them for the others."""
-    place = np.zeros(count, dtype=np.int64)
-    place[chosen] = np.arange(len(chosen))
-
-    def pick(slope: Tensor | None) -> Tensor | None:
-        return None if slope is None else slope[:, place]
-
-    return {node: Slopes(pick(s.lower), pick(s.upper)) for node, s in slopes.items()}
-
-
-def _root(nets: Networks, known: Knowledge, rows: Rows, lower: np.ndarray, slopes: Choice) -> Root:
     margins = rows.best(lower)[0]
     polytopes = [int(p) for p in np.unique(rows.polytope[0]) if p >= 0]
     members = [np.flatnonzero(rows.polytope[0] == p) for p in polytopes]
     still = [m for m in members if not margins[m[0]] > 0]
     closed = min((float(margins[m[0]]) for m in members if margins[m[0]] > 0), default=math.inf)
-    narrow = torch.zeros(1, dtype=torch.float32, device=nets.device)
-    boxes = {}
-    free = {}
-    for start in starts(known.graph):
-        boxes[start] = narrow_interval(known.flat(start), narrow)
-        free[start] = torch.nonzero(unsettled(known, start)[0])[:, 0]
+    # Networks whose weights float32 cannot hold are searched in float64.
+    dtype = torch.float64 if nets.fast is nets.exact else torch.float32
+    narrow = torch.zeros(1, dtype=dtype, device=nets.device)
+    boxes = {node: narrow_interval(known.flat(node), narrow) for node in starts(known.graph)}
+    free = {node: torch.nonzero(unsettled(known, node)[0])[:, 0] for node in boxes}
     coeff, offset, real = (part.to(nets.device) for part in _stacked(rows, still))
     region = known.region.cast(narrow)
-    problem = Problem(nets.fast, region, boxes, free, coeff.float(), offset.float(), real)
-    first = _first(problem, (lower, still), slopes, margins)
+    problem = Problem(nets.fast, region, boxes, free, coeff.to(dtype), offset.to(dtype), real)
+    first = _first(problem, (lower, still), start.slopes, margins)
     return Root(nets, known, problem, coeff, offset, closed, first)
 
 
@@ -124,21 +77,21 @@ def _first(
     device = problem.coeff.device
     best = [int(m[np.argmax(np.nan_to_num(lower[0, m], nan=-np.inf, neginf=-np.inf))]) for m in still]
     count = len(still)
-    mix = torch.zeros(count, problem.coeff.shape[1], device=device)
+    mix = torch.zeros_like(problem.offset)
     for p, members in enumerate(still):
         mix[p, int(np.flatnonzero(members == best[p])[0])] = 1.0
     chosen = {}
     for node, s in slopes.items():
         free = problem.free[problem.graph.nodes[node].inputs[0]]
         parts = [part for part in (s.lower, s.upper) if part is not None]
-        chosen[node] = torch.stack([part[0, best][:, free].float() for part in parts])
+        chosen[node] = torch.stack([part[0, best][:, free].to(mix.dtype) for part in parts])
     return Subproblems(
         torch.arange(count, device=device),
         torch.as_tensor([float(margins[m[0]]) for m in still], dtype=torch.float64, device=device),
         torch.zeros(count, dtype=torch.int64, device=device),
         {s: torch.stack([side[:, f].expand(count, -1) for side in problem.boxes[s]]) for s, f in problem.free.items()},
         chosen,
-        {s: torch.zeros(count, len(f), device=device) for s, f in problem.free.items()},
+        {s: mix.new_zeros(count, len(f)) for s, f in problem.free.items()},
         mix,
     )
 
@@ -164,7 +117,7 @@ def certified(root: Root, subs: Subproblems) -> Tensor:
     row, offset, error = _mixed(root, known, subs)
     form = row_form(root.known.graph.output, row[:, None, :])
     value = backward(known, form, slopes=slopes, multipliers=multipliers, sharp=True)[:, 0]
-    margin = value - offset - error
+    margin: Tensor = value - offset - error
     return margin - 4 * UNIT_ROUNDOFF["float64"] * (value.abs() + offset.abs() + error)
 
 

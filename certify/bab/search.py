@@ -45,45 +45,59 @@ class SearchOptions:
 
 
 @dataclass
-class _Tree:
-    """A search on its way. closed: the lowest bound of what is closed; stuck: of what nothing can split."""
+class Tree:
+    """A search that can go on. closed: the lowest bound of what is closed; stuck: of what nothing can split."""
 
     root: Root
     replay: Replay
-    deadline: float
     options: SearchOptions
     pool: Pool
     closed: float
+    width: int
+    deadline: float = math.inf
     stuck: float = math.inf
     subproblems: int = 0
     left: int = 0
     witness: Witness | None = None
+
+    @staticmethod
+    def plant(root: Root, replay: Replay, options: SearchOptions | None = None) -> Tree:
+        """The tree of one case, with its polytopes' roots open."""
+        options = options or SearchOptions()
+        bytes_each = 64 + 24 * sum(len(f) for f in root.problem.free.values())
+        pool = Pool(max(1000, FRONTIER_BYTES // bytes_each))
+        pool.push(root.subproblems)
+        return Tree(root, replay, options, pool, root.lower, options.smallest)
+
+    @property
+    def open(self) -> bool:
+        """Is there anything left to do?"""
+        return self.witness is None and len(self.pool) > 0
 
     def result(self) -> SearchResult:
         lower = min(self.closed, self.stuck, self.pool.lower)
         return SearchResult(lower, self.witness, self.subproblems, len(self.pool) + self.left)
 
 
-def search(root: Root, *, replay: Replay, deadline: float, options: SearchOptions | None = None) -> SearchResult:
-    """Split until every subproblem is excluded, a witness is found, or the deadline (time.monotonic()) has come."""
-    options = options or SearchOptions()
-    bytes_each = 64 + 24 * sum(len(f) for f in root.problem.free.values())
-    tree = _Tree(root, replay, deadline, options, Pool(max(1000, FRONTIER_BYTES // bytes_each)), root.lower)
-    tree.pool.push(root.subproblems)
-    width = options.smallest
+def grow(tree: Tree, deadline: float) -> SearchResult:
+    """Split until every subproblem is excluded, a witness is found, or the deadline (time.monotonic()) has come.
+
+    May be called again for more.
+    """
+    tree.deadline = deadline
     with torch.no_grad():
-        while len(tree.pool) and tree.witness is None and time.monotonic() < deadline:
+        while tree.open and time.monotonic() < deadline:
             begin = time.monotonic()
-            _step(tree, width)
+            _step(tree, tree.width)
             spent = time.monotonic() - begin
             if spent < STEP_SECONDS:
-                width = min(2 * width, options.largest)
+                tree.width = min(2 * tree.width, tree.options.largest)
             elif spent > 2 * STEP_SECONDS:
-                width = max(width // 2, options.smallest)
+                tree.width = max(tree.width // 2, tree.options.smallest)
     return tree.result()
 
 
-def _step(tree: _Tree, width: int) -> None:
+def _step(tree: Tree, width: int) -> None:
     parents = tree.pool.pop(width)
     points, allowed = split_points(tree.root.problem, parents)
     can = allowed.any(dim=1)
@@ -96,7 +110,7 @@ def _step(tree: _Tree, width: int) -> None:
         _settle(tree, part)
 
 
-def _split(tree: _Tree, parents: Subproblems, points: Tensor, allowed: Tensor) -> tuple[Subproblems, Best]:
+def _split(tree: Tree, parents: Subproblems, points: Tensor, allowed: Tensor) -> tuple[Subproblems, Best]:
     """The children of the parents' best splits, with raised bounds."""
     problem = tree.root.problem
     batch, variables = Batch.of(problem, parents)
@@ -106,7 +120,7 @@ def _split(tree: _Tree, parents: Subproblems, points: Tensor, allowed: Tensor) -
     return _raise(tree, kids, tree.options.ascent)
 
 
-def _raise(tree: _Tree, subs: Subproblems, options: AscentOptions) -> tuple[Subproblems, Best]:
+def _raise(tree: Tree, subs: Subproblems, options: AscentOptions) -> tuple[Subproblems, Best]:
     problem = tree.root.problem
     batch, variables = Batch.of(problem, subs)
     enough = SLACK * _scale(tree.root)
@@ -119,7 +133,7 @@ def _raise(tree: _Tree, subs: Subproblems, options: AscentOptions) -> tuple[Subp
     return batch.gather(best.variables, subs), best
 
 
-def _settle(tree: _Tree, raised: tuple[Subproblems, Best]) -> None:
+def _settle(tree: Tree, raised: tuple[Subproblems, Best]) -> None:
     """Certify; what is closed goes, what is open goes back to the pool, its points to the attack."""
     subs, best = raised
     lower = torch.fmax(subs.lower, certified(tree.root, subs))
@@ -132,7 +146,7 @@ def _settle(tree: _Tree, raised: tuple[Subproblems, Best]) -> None:
         _attack(tree, best.points[still])
 
 
-def _leaves(tree: _Tree, subs: Subproblems) -> None:
+def _leaves(tree: Tree, subs: Subproblems) -> None:
     """What nothing can split: the bound is a linear program's, so a long ascent comes as close to it as wanted."""
     subs, best = _raise(tree, subs, tree.options.leaf)
     lower = torch.fmax(subs.lower, certified(tree.root, subs))
@@ -145,7 +159,7 @@ def _leaves(tree: _Tree, subs: Subproblems) -> None:
         _attack(tree, best.points[still])
 
 
-def _attack(tree: _Tree, points: Tensor) -> None:
+def _attack(tree: Tree, points: Tensor) -> None:
     """Run the network on the relaxed minimisers; the worst are replayed."""
     problem = tree.root.problem
     graph = problem.graph

@@ -97,13 +97,28 @@ class Proof:
     """What is certified about one case.
 
     lower: lower bound of its margin (> 0: safe). stage: which method gave it. rows: (S,), the lower bound of each
-    row C y - d, in the order of the case's polytopes. seconds: per stage.
+    row C y - d, in the order of the case's polytopes. seconds: per stage. start: where complete search may go on, if
+    alpha-CROWN left the case open.
     """
 
     lower: float
     stage: str
     rows: Float64
     seconds: dict[str, float] = field(default_factory=dict)
+    start: Start | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What alpha-CROWN leaves of one open case: bounds of every node (float64), certified lower bounds of its rows (1,
+    S), and the slopes (1, S, n) that gave them.
+    """
+
+    nets: Networks
+    known: Knowledge
+    rows: Rows
+    lower: Float64
+    slopes: Choice
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +148,11 @@ class Rows:
         hopeless = np.array([any(len(p.offset) == 0 for p in case.unsafe) for case in cases])
         return Rows(coeff, offset, polytope, hopeless)
 
+    def one(self, case: int) -> Rows:
+        """The rows of one case."""
+        mine = slice(case, case + 1)
+        return Rows(self.coeff[mine], self.offset[mine], self.polytope[mine], self.hopeless[mine])
+
     def best(self, lower: Float64) -> Float64:
         """(B, S): each row's polytope margin, the largest of its rows' lower bounds; +inf for padding."""
         out = np.full(lower.shape, np.inf)
@@ -159,6 +179,7 @@ class _Batch:
     members: np.ndarray[tuple[int, ...], np.dtype[np.int64]] = field(
         default_factory=lambda: np.zeros(0, dtype=np.int64)
     )
+    starts: dict[int, Start] = field(default_factory=dict)
 
     def open(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
         """Indices of the cases that are not yet safe (and not hopeless)."""
@@ -205,7 +226,10 @@ def prove(
             seconds[i][STAGE_NAMES[name]] = (time.perf_counter() - begin) / len(todo)
     margins = rows.margins(batch.lower)
     each = [batch.lower[b, rows.polytope[b] >= 0] for b in range(len(cases))]
-    return [Proof(float(m), str(s), r, t) for m, s, r, t in zip(margins, stage, each, seconds, strict=True)]
+    return [
+        Proof(float(margins[b]), str(stage[b]), each[b], seconds[b], None if margins[b] > 0 else batch.starts.get(b))
+        for b in range(len(cases))
+    ]
 
 
 def _ibp(batch: _Batch, options: AlphaOptions | None, deadline: float) -> None:
@@ -275,6 +299,22 @@ def _optimise_part(
     sharper = propagate(batch.nets.exact, known.region, slopes=sides, previous=known)
     value = backward(sharper, row_form(batch.nets.exact.output, coeff), slopes=rows, sharp=True)
     _keep(batch, members, columns, to_numpy(value))
+    for b, member in enumerate(members):
+        one = slice(b, b + 1)
+        lower = batch.lower[member : member + 1]
+        slopes = _for_all_rows(rows, one, columns[b], lower.shape[1])
+        batch.starts[int(member)] = Start(batch.nets, sharper.narrow(one), batch.rows.one(member), lower, slopes)
+
+
+def _for_all_rows(slopes: Choice, one: slice, columns: np.ndarray, count: int) -> Choice:
+    """One case's slopes, found for the rows `columns`; the first of them stand for the rest."""
+    place = np.zeros(count, dtype=np.int64)
+    place[columns] = np.arange(len(columns))
+
+    def pick(slope: Array | None) -> Array | None:
+        return None if slope is None else slope[one][:, place]
+
+    return {node: Slopes(pick(s.lower), pick(s.upper)) for node, s in slopes.items()}
 
 
 def fast_knowledge(nets: Networks, known: Knowledge) -> Knowledge:

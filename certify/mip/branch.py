@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,8 +28,12 @@ PROVED_AT_ONCE = 64
 CLEAR = 1e-7
 # Neurons whose two children are both solved before one is chosen.
 TRIED = 3
+# A relaxation is used where both y' and s' exceed this.
+USED = 1e-9
 
-Look = Callable[[Float64], bool]  # a candidate input, flat -> stop the search?
+# A candidate input, flat -> the margin that is worth proving now: 0 to decide, falling with the best candidate to
+# minimise, -inf to stop the search.
+Look = Callable[[Float64], float]
 
 
 @dataclass(frozen=True)
@@ -43,19 +47,23 @@ class Split:
 
 
 @dataclass(frozen=True, eq=False)
-class Closed:
-    """A node that its LP closes. duals: of the LP, or the ray that shows it empty."""
+class Bounded:
+    """A node and its solved LP."""
 
     split: Split
-    duals: Float64
-    empty: bool
+    solution: Solution
+
+    @property
+    def duals(self) -> Float64 | None:
+        """The LP's, or the ray that shows it empty."""
+        return self.solution.ray if self.solution.status is Status.INFEASIBLE else self.solution.row_dual
 
 
 @dataclass(frozen=True)
 class TreeAnswer:
-    """lower: certified lower bound of the margin (positive: excluded). nodes: LPs solved. left: nodes still open.
+    """lower: certified lower bound of the margin over all nodes, closed and open. nodes: LPs solved so far.
 
-    stopped: a candidate was accepted.
+    left: nodes still open. stopped: by a candidate.
     """
 
     lower: float
@@ -64,56 +72,76 @@ class TreeAnswer:
     stopped: bool = False
 
 
-def search(margin: Margin, look: Look, deadline: float) -> TreeAnswer:
-    """Prove the margin positive, or find a candidate that `look` accepts, or run out of time (time.monotonic())."""
-    return _Search(margin, look, deadline).run()
+class Tree:
+    """A search that can be gone on with. look: judges candidates. limit: the margin to prove at first."""
 
-
-@dataclass
-class _Search:
-    margin: Margin
-    look: Look
-    deadline: float
-    solves: int = 0
-    stopped: bool = False
-    lower: float = math.inf
-    closed: list[Closed] = field(default_factory=list)
-    stack: list[tuple[Split, Solution]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.model = HighsModel(self.margin.program)
-        self.phases = self.margin.encoding.phases
+    def __init__(self, margin: Margin, look: Look, limit: float = 0.0) -> None:
+        self.margin, self.look, self.limit = margin, look, limit
+        self.model = HighsModel(margin.program)
+        self.phases = margin.encoding.phases
         self.active = np.concatenate([np.zeros(0, dtype=np.int64), *(p.active for p in self.phases)])
         self.inactive = np.concatenate([np.zeros(0, dtype=np.int64), *(p.inactive for p in self.phases)])
-        self.triangle = _triangle_rows(self.margin, self.active)
-        self.fixed: Split = Split()
+        self.triangle = _triangle_rows(margin, self.active)
+        self.now = Split()
+        self.deadline = math.inf
+        self.solves = 0
+        self.proved = math.inf
+        self.closed: list[Bounded] = []
+        self.stack: list[Bounded] = [Bounded(Split(), Solution(Status.UNKNOWN))]
+        # Nodes that neither LP nor rounding lets close and that have no neuron left to split on.
+        self.stuck: list[Bounded] = []
+        self.root: Bounded | None = None
+        self.certain = -math.inf
 
-    def run(self) -> TreeAnswer:
-        root = self.solve(Split())
-        if not self.settle(Split(), root):
-            self.stack.append((Split(), root))
-        threshold = self.root_bound(root)
-        while (self.stack or self.closed) and not self.stopped:
-            if time.monotonic() >= self.deadline:
-                return TreeAnswer(threshold, self.solves, len(self.stack) + len(self.closed))
+    def run(self, deadline: float, nodes: float = math.inf) -> TreeAnswer:
+        """Search until the limit is proved, `look` stops, the deadline (time.monotonic()) or `nodes` LPs are over."""
+        self.deadline, last = deadline, self.solves + nodes
+        while (self.stack or self.closed) and self.limit > -math.inf:
             if not self.stack or len(self.closed) >= PROVED_AT_ONCE:
                 self.prove()
-                continue
-            split, solution = self.stack.pop()
-            if not self.branch(split, solution):
-                return TreeAnswer(threshold, self.solves, 1 + len(self.stack) + len(self.closed))
-        if self.stopped:
-            return TreeAnswer(threshold, self.solves, len(self.stack) + len(self.closed), stopped=True)
-        return TreeAnswer(self.lower, self.solves, 0)
+            elif time.monotonic() >= deadline or self.solves >= last:
+                break
+            else:
+                self.step(self.stack.pop())
+        stopped = self.limit == -math.inf
+        left = len(self.stack) + len(self.closed) + len(self.stuck)
+        return TreeAnswer(-math.inf if stopped else self.lower(), self.solves, left, stopped)
 
-    def root_bound(self, solution: Solution) -> float:
-        if solution.row_dual is None:
-            return -math.inf
-        return float(certified(self.margin, solution.row_dual[None])[0])
+    def step(self, node: Bounded) -> None:
+        """Close the node or replace it by its children."""
+        if node.solution.status is Status.UNKNOWN:
+            node = Bounded(node.split, self.solve(node.split))
+            if node.duals is None and time.monotonic() >= self.deadline:
+                self.stack.append(node)
+                return
+            self.root = self.root or node
+        if not self.settle(node):
+            self.open(node)
+
+    def open(self, node: Bounded) -> None:
+        """The branch with the lower bound is searched first."""
+        children = self.branch(node)
+        self.stack += children
+        if not children:
+            self.stuck.append(node)
+
+    def lower(self) -> float:
+        """The least of what is proved and of what the open nodes' LPs prove; the root's holds anyway."""
+        rest = [*self.stack, *self.closed, *self.stuck]
+        least = self.proved
+        if any(node.duals is None for node in rest):
+            least = -math.inf
+        else:
+            for first in range(0, len(rest), PROVED_AT_ONCE):
+                least = min(least, float(self.bounds(rest[first : first + PROVED_AT_ONCE]).min()))
+        if rest and self.root is not None and self.root.duals is not None:
+            least = max(least, float(self.bounds([self.root])[0]))
+        self.certain = max(self.certain, least)
+        return self.certain
 
     def solve(self, split: Split) -> Solution:
         """The LP of a node, from the basis of the one before."""
-        now, before = dict(split.phases), dict(self.fixed.phases)
+        now, before = dict(split.phases), dict(self.now.phases)
         changed = np.array([n for n in {*now, *before} if now.get(n) != before.get(n)], dtype=np.int64)
         if len(changed):
             columns = np.concatenate([self.active[changed], self.inactive[changed]])
@@ -121,77 +149,75 @@ class _Search:
             phase = np.array([now.get(n, 0) for n in changed])
             upper[np.concatenate([phase < 0, phase > 0])] = 0.0
             self.model.set_bounds(columns, self.margin.program.lower[columns], upper)
-        self.fixed = split
+        self.now = split
         self.solves += 1
         return self.model.solve(Budget(seconds=self.deadline - time.monotonic()))
 
-    def settle(self, split: Split, solution: Solution) -> bool:
-        """Is the node closed, or the search? A node without an answer stays open."""
-        if solution.status is Status.INFEASIBLE and solution.ray is not None:
-            self.closed.append(Closed(split, solution.ray, True))
-            return True
-        if solution.x is None or solution.row_dual is None:
+    def settle(self, node: Bounded) -> bool:
+        """Is the node closed? Its LP's point is looked at; a node without an answer stays open."""
+        if node.duals is None:
             return False
-        if solution.objective > CLEAR:
-            self.closed.append(Closed(split, solution.row_dual, False))
+        empty = node.solution.status is Status.INFEASIBLE
+        if not (empty or node.solution.objective > self.limit + CLEAR) and node.solution.x is not None:
+            columns = self.margin.encoding.program.matrix.shape[1]
+            self.limit = min(self.limit, self.look(self.margin.encoding.inputs(node.solution.x[:columns])))
+        closes = empty or node.solution.objective > self.limit + CLEAR
+        # The program knows the box of a ball only; our own pass knows the ball.
+        if closes or (self.margin.encoding.known.region.p and self.bounds([node])[0] > self.limit):
+            self.closed.append(node)
             return True
-        columns = self.margin.encoding.program.matrix.shape[1]
-        self.stopped = self.look(self.margin.encoding.inputs(solution.x[:columns]))
-        return self.stopped
+        return False
 
-    def branch(self, split: Split, solution: Solution) -> bool:
-        """Split the node on the most promising neuron; False if there is none left to split on."""
-        candidates = self.candidates(split, solution)
-        best: list[tuple[Split, Solution]] = []
+    def branch(self, node: Bounded) -> list[Bounded]:
+        """The node's children on the most promising neuron, lower bound last; none if there is no neuron left."""
+        best: list[Bounded] = []
         best_score = -math.inf
-        for neuron in candidates:
-            pair = [(child := split.add(neuron, phase), self.solve(child)) for phase in (1, -1)]
-            score = _gain([s for _, s in pair])
-            if score > best_score:
+        for neuron in self.candidates(node):
+            pair = [Bounded(child := node.split.add(neuron, phase), self.solve(child)) for phase in (1, -1)]
+            score = self.gain(pair)
+            if score > best_score or not best:
                 best, best_score = pair, score
             if math.isinf(score):
                 break
-        best.sort(key=lambda pair: -pair[1].objective)
-        for child, answer in best:
-            if not self.settle(child, answer):
-                self.stack.append((child, answer))
-            if self.stopped:
-                break
-        return bool(best)
+        return sorted(best, key=lambda child: -child.solution.objective)
 
-    def candidates(self, split: Split, solution: Solution) -> list[int]:
+    def gain(self, children: list[Bounded]) -> float:
+        """The worse child's optimum; inf where both close."""
+        bounds = [c.solution.objective if c.duals is not None else -math.inf for c in children]
+        worse = min(bounds)
+        return math.inf if worse > self.limit + CLEAR else worse + 1e-3 * min(max(bounds), 1e3)
+
+    def candidates(self, node: Bounded) -> list[int]:
         """The neurons whose relaxation the LP's optimum leans on most: dual of the triangle x how far it is used."""
         free = np.ones(len(self.active), dtype=bool)
-        free[[n for n, _ in split.phases]] = False
-        if solution.x is None or solution.row_dual is None:
-            return [int(n) for n in np.flatnonzero(free)[:1]]
-        used = np.minimum(solution.x[self.active], solution.x[self.inactive])
-        price = np.where(self.triangle >= 0, np.abs(solution.row_dual[self.triangle]), 0.0)
-        score = np.where(free, price * (used > 1e-9) + 1e-9 * used, -1.0)
+        free[[n for n, _ in node.split.phases]] = False
+        solution = node.solution
+        score = np.zeros(len(free))
+        if solution.x is not None and solution.row_dual is not None:
+            used = np.minimum(solution.x[self.active], solution.x[self.inactive])
+            price = np.where(self.triangle >= 0, np.abs(solution.row_dual[self.triangle]), 0.0)
+            score = np.where(free, price * (used > USED) + USED * used, -1.0)
         order = np.argsort(-score)[:TRIED]
         return [int(n) for n in order if score[n] > 0] or [int(n) for n in np.flatnonzero(free)[:1]]
 
     def prove(self) -> None:
-        """Certify the closed nodes; those that rounding keeps open go back."""
+        """Certify the closed nodes; those that rounding keeps open go back, to be split."""
         batch, self.closed = self.closed, []
-        for empty in (True, False):
-            some = [c for c in batch if c.empty is empty]
-            if not some:
-                continue
-            known = self.knowledge(some)
-            duals = np.stack([c.duals for c in some])
-            value = certified(self.margin, duals, known)
-            if empty:
-                value = np.where(is_empty(self.margin, duals, known), math.inf, -math.inf)
-            for node, bound in zip(some, value, strict=True):
-                if bound > 0:
-                    self.lower = min(self.lower, float(bound))
-                else:
-                    self.stack.append((node.split, Solution(Status.UNKNOWN)))
+        for node, bound in zip(batch, self.bounds(batch), strict=True):
+            if bound > self.limit:
+                self.proved = min(self.proved, float(bound))
+            else:
+                self.open(node)
 
-    def knowledge(self, nodes: list[Closed]) -> Knowledge:
-        """The root's knowledge with the nodes' splits in its boxes."""
-        return split_knowledge(self.margin.encoding.known, self.phases, [n.split for n in nodes])
+    def bounds(self, nodes: list[Bounded]) -> Float64:
+        """Certified margins of nodes with duals; +inf where they are proved empty."""
+        duals = np.stack([node.duals for node in nodes if node.duals is not None])
+        known = split_knowledge(self.margin.encoding.known, self.phases, [node.split for node in nodes])
+        value = certified(self.margin, duals, known)
+        empty = np.array([node.solution.status is Status.INFEASIBLE for node in nodes])
+        if empty.any():
+            value = np.where(empty, np.where(is_empty(self.margin, duals, known), math.inf, -math.inf), value)
+        return value
 
 
 def split_knowledge(known: Knowledge, phases: tuple[Phase, ...], splits: list[Split]) -> Knowledge:
@@ -215,16 +241,6 @@ def split_knowledge(known: Knowledge, phases: tuple[Phase, ...], splits: list[Sp
         shape = (len(splits), *graph.nodes[source].shape)
         boxes[source] = low.reshape(shape), high.reshape(shape)
     return replace(known, boxes=boxes)
-
-
-def _gain(children: list[Solution]) -> float:
-    """The worse child's optimum; inf where both are closed."""
-    bounds = [
-        math.inf if c.status is Status.INFEASIBLE else c.objective if c.row_dual is not None else -math.inf
-        for c in children
-    ]
-    worse = min(bounds)
-    return math.inf if worse > CLEAR else worse + 1e-3 * min(max(bounds), 1e3)
 
 
 def _triangle_rows(margin: Margin, active: np.ndarray) -> np.ndarray:

@@ -46,10 +46,20 @@ class LeafAnswer:
 
 
 def margin_program(
-    matrices: Matrices, known: Knowledge, polytope: Polytope, *, root: Knowledge | None = None, exact: bool = False
+    matrices: Matrices,
+    known: Knowledge,
+    polytope: Polytope,
+    *,
+    node: int | None = None,
+    root: Knowledge | None = None,
+    exact: bool = False,
 ) -> Margin:
-    """The program over one region (batch 1); root and exact as for `encode`. Polytopes have at least one row."""
-    encoding = encode(matrices, known, matrices.graph.output, polytope.coeff, root=root, exact=exact)
+    """The program over one region (batch 1); root and exact as for `encode`. Polytopes have at least one row.
+
+    node: whose values the polytope is of; the network's output where not given.
+    """
+    node = matrices.graph.output if node is None else node
+    encoding = encode(matrices, known, node, polytope.coeff, root=root, exact=exact)
     matrix, offset = encoding.express(polytope.coeff)
     offset = offset - polytope.offset
     base = encoding.program
@@ -94,7 +104,7 @@ def is_empty(margin: Margin, ray: Float64, known: Knowledge | None = None) -> np
     The form 0 is then bounded above 0 by the multipliers of boxes that contradict each other.
     """
     known = known or margin.encoding.known
-    height, outputs = margin.encoding.program.matrix.shape[0], math.prod(margin.encoding.matrices.graph.output_shape)
+    height, outputs = margin.encoding.program.matrix.shape[0], margin.polytope.coeff.shape[1]
     zero = np.zeros((len(ray), 1))
     form = Form({margin.encoding.node: np.zeros((len(ray), 1, outputs))}, zero, zero)
     return np.asarray(safe.certified(margin.encoding, form, ray[:, None, :height], known)[:, 0] > 0)

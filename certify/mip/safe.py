@@ -39,6 +39,7 @@ def certified(encoding: Encoding, form: Form, duals: Float64, known: Knowledge |
     known: another knowledge than the encoding's, of B subproblems of its region.
     """
     known = known or encoding.known
+    assert known.lines is None, "ready-made relaxations take no slopes"
     duals = np.nan_to_num(duals, nan=0.0, posinf=0.0, neginf=0.0)
     steering = steer(encoding, known, form, duals)
     value = backward(known, form, slopes=steering.slopes, multipliers=steering.multipliers, sharp=True)

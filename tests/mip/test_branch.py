@@ -12,7 +12,7 @@ from minimum import minima
 from mip_cases import enumerable, known_of, network, row
 from random_nets import samples
 
-from certify.mip.branch import Split, search, split_knowledge
+from certify.mip.branch import Split, Tree, split_knowledge
 from certify.mip.margin import margin_program
 from certify.mip.sparse import Matrices
 from certify.property import Polytope
@@ -30,9 +30,9 @@ def searcher(graph, known, polytope):
         y = known.graph(x.reshape(1, *known.graph.input_shape)).ravel()
         if (polytope.coeff @ y - polytope.offset).max() <= 0:
             accepted.append(x)
-        return bool(accepted)
+        return -math.inf if accepted else 0.0
 
-    answer = search(margin_program(Matrices(known.graph), known, polytope), look, far())
+    answer = Tree(margin_program(Matrices(known.graph), known, polytope), look).run(far())
     return answer, accepted[0] if accepted else None
 
 
@@ -92,10 +92,39 @@ def test_the_boxes_of_splits_are_those_of_their_neurons():
         assert (low[neuron], high[neuron]) == ((0, old_high[neuron]) if b % 2 else (old_low[neuron], 0))
 
 
-def test_out_of_time_the_roots_bound_stays():
-    graph, lower, upper = enumerable("flat", 2)
+def test_out_of_time_the_search_can_go_on_and_its_bound_only_rises():
+    """In portions of a few nodes: the certified bound never falls, and ends where one portion ends."""
+    graph, lower, upper = network("flat", 5)
     known = known_of(graph, lower, upper)
-    margin = margin_program(Matrices(known.graph), known, row(1.0, 0.0, offset=-1e3))
-    answer = search(margin, lambda x: False, -math.inf)
-    assert answer.left > 0
-    assert not answer.lower > 0
+    polytope = row(1.0, 0.5)
+    least = (graph(samples(lower, upper, 5, 3000)) @ polytope.coeff[0]).min() - 1e-3
+    polytope = row(1.0, 0.5, offset=least)
+    margin = margin_program(Matrices(known.graph), known, polytope)
+    assert Tree(margin, lambda x: 0.0).run(-math.inf).lower == -math.inf
+    tree, bounds = Tree(margin, lambda x: 0.0), []
+    for _ in range(200):
+        answer = tree.run(far(), nodes=3)
+        bounds.append(answer.lower)
+        if not answer.left:
+            break
+    assert bounds == sorted(bounds)
+    whole = Tree(margin, lambda x: 0.0).run(far())
+    assert (whole.lower > 0) is (bounds[-1] > 0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_minimising_ends_at_the_exact_minimum(seed):
+    graph, lower, upper = enumerable("flat", seed)
+    known = known_of(graph, lower, upper)
+    for k, point in enumerate(minima(graph, lower, upper)):
+        least = graph(point[None]).ravel()[k]
+        gap, best = 1e-6 * (1 + abs(least)), [math.inf]
+
+        def look(x, k=k, best=best, gap=gap):
+            best[0] = min(best[0], float(known.graph(x.reshape(1, *known.graph.input_shape)).ravel()[k]))
+            return best[0] - gap
+
+        answer = Tree(margin_program(Matrices(known.graph), known, row(*np.eye(2)[k])), look, math.inf).run(far())
+        assert answer.left == 0
+        assert answer.lower <= least <= best[0] + 1e-9
+        assert answer.lower >= best[0] - 2 * gap

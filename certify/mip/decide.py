@@ -1,0 +1,143 @@
+"""One case by linear programs: the LP relaxation's bound, or a complete search.
+
+Every bound that is given back is proved by our own float64 pass (certify.mip.safe), every witness by replay.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from certify.bab.result import Replay, SearchResult
+from certify.bounding.crown import Knowledge, backward, row_form
+from certify.mip.branch import Tree
+from certify.mip.exact import reachable
+from certify.mip.margin import LeafAnswer, answer, margin_program
+from certify.mip.sparse import Matrices
+from certify.property import Case, Float64, Polytope
+from certify.solvers.highs import HighsModel
+from certify.solvers.program import Budget
+from certify.verdict import Witness
+
+# Margins this near to unsafe, relative to the outputs, are replayed: onnxruntime's float32 may see them otherwise.
+NEAR = 1e-4
+# Shares of the time that is left: of the first search over all rivals, and of the MIP solver after it.
+FIRST_SHARE = 0.4
+MIP_SHARE = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class Decision(SearchResult):
+    """rests_on_solver: the MIP solver says that what is left open is unreachable; nothing proves it."""
+
+    rests_on_solver: bool = False
+
+
+def prove_by_lp(matrices: Matrices, known: Knowledge, case: Case, replay: Replay, deadline: float) -> Decision:
+    """The LP relaxation's margin of a case (batch 1), its points replayed on the way."""
+    work = _Work(matrices, known, case, replay)
+    for polytope in work.open():
+        if work.witness is None and time.monotonic() < deadline:
+            work.relax(polytope, deadline)
+    return work.decision()
+
+
+def prove_by_mip(matrices: Matrices, known: Knowledge, case: Case, replay: Replay, deadline: float) -> Decision:
+    """Complete search of a case (batch 1): LPs at every node, and where that takes long a MIP solver for a way out.
+
+    Only piecewise-linear networks over boxes are sure to be decided. Rivals go from the likeliest to fall on.
+    """
+    work = _Work(matrices, known, case, replay)
+    order = sorted(work.open(), key=lambda p: work.relax(p, deadline).solver)
+    trees = {p: Tree(margin_program(matrices, known, case.unsafe[p]), work.judge(p)) for p in order if work.is_open(p)}
+    begin = time.monotonic()
+    for place, number in enumerate(trees):
+        now = time.monotonic()
+        work.grow(trees, number, now + FIRST_SHARE * (deadline - begin) / (len(trees) - place))
+    rests = False
+    left = [p for p in trees if work.is_open(p)]
+    if left and work.witness is None and time.monotonic() < deadline:
+        budget = Budget(MIP_SHARE * (deadline - time.monotonic()))
+        found = reachable(matrices, known, tuple(case.unsafe[p] for p in left), budget)
+        rests = found.rests_on_solver
+        if found.candidate is not None:
+            work.look(found.candidate)
+    for place, number in enumerate(left):
+        now = time.monotonic()
+        work.grow(trees, number, now + (deadline - now) / (len(left) - place))
+    return work.decision(rests_on_solver=rests)
+
+
+@dataclass
+class _Work:
+    """What is known about each polytope of a case: certified lower bounds of their margins."""
+
+    matrices: Matrices
+    known: Knowledge
+    case: Case
+    replay: Replay
+    lower: dict[int, float] = field(default_factory=dict)
+    witness: Witness | None = None
+    nodes: dict[int, int] = field(default_factory=dict)
+    left: dict[int, int] = field(default_factory=dict)
+
+    def open(self) -> list[int]:
+        """The polytopes that CROWN does not exclude. One without rows is the whole space, which nothing excludes."""
+        for number, polytope in enumerate(self.case.unsafe):
+            self.lower[number] = -math.inf
+            if len(polytope.offset):
+                form = row_form(self.matrices.graph.output, polytope.coeff[None])
+                bounds = backward(self.known, form, sharp=True)[0]
+                self.lower[number] = float(np.fmax.reduce(np.nextafter(bounds - polytope.offset, -np.inf)))
+        return [n for n, p in enumerate(self.case.unsafe) if self.is_open(n) and len(p.offset)]
+
+    def is_open(self, number: int) -> bool:
+        return not self.lower[number] > 0
+
+    def relax(self, number: int, deadline: float) -> LeafAnswer:
+        """The LP of one polytope."""
+        margin = margin_program(self.matrices, self.known, self.case.unsafe[number])
+        found = answer(margin, HighsModel(margin.program).solve(Budget(deadline - time.monotonic())))
+        self.lower[number] = max(self.lower[number], found.lower)
+        if found.candidate is not None and self.is_open(number):
+            self.look(found.candidate)
+        return found
+
+    def judge(self, number: int) -> Callable[[Float64], float]:
+        """For a tree: candidates are replayed where our network sees them near the polytope."""
+        polytope = self.case.unsafe[number]
+
+        def look(x: Float64) -> float:
+            if self._margin(polytope, x) > 0:
+                return 0.0
+            self.look(x)
+            return 0.0 if self.witness is None else -math.inf
+
+        return look
+
+    def _margin(self, polytope: Polytope, x: Float64) -> float:
+        graph = self.matrices.graph
+        y = graph(x.reshape((1, *graph.input_shape))).ravel()
+        return float((polytope.coeff @ y - polytope.offset).max()) - NEAR * (1 + float(np.abs(y).max()))
+
+    def look(self, x: Float64) -> None:
+        """onnxruntime decides."""
+        if self.witness is None:
+            self.witness = self.replay(x[None])
+
+    def grow(self, trees: dict[int, Tree], number: int, until: float) -> None:
+        """Search on in one tree."""
+        if self.witness is not None or not self.is_open(number):
+            return
+        found = trees[number].run(until)
+        self.nodes[number], self.left[number] = found.nodes, found.left
+        self.lower[number] = max(self.lower[number], found.lower)
+
+    def decision(self, *, rests_on_solver: bool = False) -> Decision:
+        lower = min(self.lower.values(), default=math.inf)
+        rests = rests_on_solver and self.witness is None and not lower > 0
+        return Decision(lower, self.witness, sum(self.nodes.values()), sum(self.left.values()), rests)

@@ -7,6 +7,7 @@ only when a torch tensor comes in.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import array_api_compat
@@ -37,7 +38,13 @@ def is_torch(x: Array) -> bool:
 
 def dtype_name(x: Array) -> str:
     """ "float64", "float32" or "float16"."""
-    return str(x.dtype).removeprefix("torch.")
+    return _name(x.dtype)
+
+
+@cache
+def _name(dtype: Any) -> str:
+    """numpy takes 5 us to spell a dtype."""
+    return str(dtype).removeprefix("torch.")
 
 
 def computes_float32(device: Any) -> bool:
@@ -60,6 +67,17 @@ def computes_float32(device: Any) -> bool:
     # Settings by kind of op came with torch 2.9; before, there is nothing to read.
     kinds = (getattr(torch.backends.mkldnn, name, None) for name in ("matmul", "conv"))
     return highest and all(getattr(kind, "fp32_precision", "none") in ("none", "ieee") for kind in kinds)
+
+
+def keep_buffers() -> None:
+    """Let glibc keep freed buffers of up to 32 MB instead of handing each back to the system.
+
+    Its threshold for that follows the largest block freed so far, 128 KB at first, and 32 MB is its ceiling. A pass
+    allocates and frees tens of buffers of some MB; page faults on fresh ones took a sixth of CROWN's time. The block
+    here is never touched, and costs nothing; other allocators do as they like.
+    """
+    for size in (2**25 - 2**16, 2**25 - 2**13):
+        np.empty(size, dtype=np.uint8)
 
 
 def to_numpy(x: Array) -> np.ndarray[Any, Any]:
@@ -175,12 +193,20 @@ def like_index(index: np.ndarray[Any, np.dtype[np.int64]], x: Array) -> Array:
 
 
 def spread_rows(image: Array, cells: Array, position: Array) -> Array:
-    """out[b, k, c, w] = image[b, c, cells[position[b, k], w]]: image (B or 1, C, n), cells (P, W), position (B, K)."""
-    if image.shape[0] == 1:
-        return namespace(image).permute_dims(image[0][:, cells[position]], (1, 2, 0, 3))
-    windows = namespace(image).permute_dims(image[:, :, cells], (0, 2, 1, 3))
-    batch = namespace(image).arange(image.shape[0], device=image.device)[:, None]
-    return windows[batch, position]
+    """out[b, k, c, w] = image[b, c, cells[position[b, k], w]]: image (B or 1, C, n), cells (P, W), position (B, K).
+
+    Where rows share positions, the windows of all positions are laid out once, and rows copied from them.
+    """
+    xp = namespace(image)
+    lead, count = tuple(position.shape), cells.shape[0]
+    if image.shape[0] == 1 and math.prod(lead) < count:
+        return xp.permute_dims(image[0][:, cells[position]], (1, 2, 0, 3))
+    windows = xp.permute_dims(image[:, :, cells], (0, 2, 1, 3))
+    shape = tuple(windows.shape[2:])
+    if image.shape[0] > 1:
+        position = position + count * xp.arange(image.shape[0], device=image.device)[:, None]
+    rows = windows.reshape((-1, math.prod(shape)))
+    return xp.take(rows, position.reshape((-1,)), axis=0).reshape((*lead, *shape))
 
 
 def scatter_cells(values: Array, target: Array, size: int) -> Array:

@@ -61,12 +61,16 @@ class _Search:
 
 @dataclass(frozen=True, eq=False)
 class _Bounded:
-    """Rows of B boxes: values >= coeff x + constant, (B, S, n) and (B, S); their minimum; split scores (B, F)."""
+    """Rows of B boxes: values >= coeff x + constant, (B, S, n) and (B, S); their minimum; split scores (B, F).
+
+    before: (B,), the boxes' bounds before.
+    """
 
     coeff: Float64
     constant: Float64
     value: Float64
     scores: Float64
+    before: Float64
 
 
 def search_inputs(
@@ -110,7 +114,7 @@ def _step(state: _Search, width: int, deadline: float) -> None:
         return
     boxes, found = _clip(state, boxes, found)
     if len(boxes):
-        state.frontier.push(_split(state, boxes, found.scores))
+        state.frontier.push(_split(state, boxes, found))
 
 
 def _bound(state: _Search, boxes: Boxes, deadline: float) -> _Bounded:
@@ -125,9 +129,11 @@ def _bound(state: _Search, boxes: Boxes, deadline: float) -> _Bounded:
     weight = np.zeros(found.constant.shape)
     b, p = np.nonzero(~(boxes.margins > 0))
     for r in range(target.index.shape[1]):
-        weight[b, target.index[p, r]] = np.isfinite(target.offset[p, r])
+        real = np.isfinite(target.offset[p, r])
+        weight[b[real], target.index[p[real], r]] = 1.0
     scores = looseness(known, found.reached, like(weight, state.sample), state.free)
-    return _Bounded(to_numpy(found.coeff), to_numpy(found.constant), to_numpy(found.value), to_numpy(scores))
+    coeff, constant, value = (to_numpy(a) for a in (found.coeff, found.constant, found.value))
+    return _Bounded(coeff, constant, value, to_numpy(scores), boxes.bound)
 
 
 def _exclude(state: _Search, boxes: Boxes, found: _Bounded) -> tuple[Boxes, _Bounded]:
@@ -151,7 +157,7 @@ def _keep_open(state: _Search, boxes: Boxes, found: _Bounded) -> tuple[Boxes, _B
 
 
 def _select(found: _Bounded, rows: Mask) -> _Bounded:
-    return _Bounded(found.coeff[rows], found.constant[rows], found.value[rows], found.scores[rows])
+    return _Bounded(found.coeff[rows], found.constant[rows], found.value[rows], found.scores[rows], found.before[rows])
 
 
 def _planes(state: _Search, found: _Bounded, b: Index, p: Index) -> tuple[Float64, Float64]:
@@ -177,27 +183,38 @@ def _clip(state: _Search, boxes: Boxes, found: _Bounded) -> tuple[Boxes, _Bounde
     return _keep_open(state, Boxes(lower, upper, margins), found)
 
 
-def _split(state: _Search, boxes: Boxes, scores: Float64) -> Boxes:
-    """The halves of every box, cut at the coordinate of the highest score that can be cut."""
+def _split(state: _Search, boxes: Boxes, found: _Bounded) -> Boxes:
+    """The parts of every box: halves, or quarters where another gain such as the last would leave it open."""
+    short = -boxes.bound > boxes.bound - found.before
+    few, _ = _halve(state, boxes[~short], found.scores[~short])
+    many, _ = _halve(state, *_halve(state, boxes[short], found.scores[short]))
+    return Boxes.join(few, many)
+
+
+def _halve(state: _Search, boxes: Boxes, scores: Float64) -> tuple[Boxes, Float64]:
+    """Every box cut in the middle of the coordinate of the highest score that can be cut; the scores of the halves."""
     lower, upper = boxes.lower[:, state.free], boxes.upper[:, state.free]
     middle = lower + 0.5 * (upper - lower)
     can = (lower < middle) & (middle < upper)
-    # Clipping has made some coordinates narrower than they were scored.
     rank = np.where(can, np.nan_to_num(scores), -1.0)
     rank = np.where(can & (rank.max(axis=1, keepdims=True, initial=-1) <= 0), upper - lower, rank)
     whole = np.asarray(can.any(axis=1))
     if not whole.all():
         state.stuck = min(state.stuck, float(boxes.bound[~whole].min()))
         state.left += int((~whole).sum())
-        boxes, rank, middle = boxes[whole], rank[whole], middle[whole]
-        if not len(boxes):
-            return boxes
-    each = np.arange(len(boxes))
-    pick = rank.argmax(axis=1)
+    each = np.flatnonzero(whole)
+    if not len(each):
+        return boxes[:0], scores[:0]
+    pick = rank[each].argmax(axis=1)
     at, cut = state.free[pick], middle[each, pick]
+    boxes = boxes[each]
     left, right = boxes.upper.copy(), boxes.lower.copy()
-    left[each, at], right[each, at] = cut, cut
-    return Boxes.join(Boxes(boxes.lower, left, boxes.margins), Boxes(right, boxes.upper, boxes.margins))
+    row = np.arange(len(each))
+    left[row, at], right[row, at] = cut, cut
+    scores = scores[each]
+    scores[row, pick] *= 0.5
+    halves = Boxes.join(Boxes(boxes.lower, left, boxes.margins), Boxes(right, boxes.upper, boxes.margins))
+    return halves, np.concatenate([scores, scores])
 
 
 def _attack(state: _Search, boxes: Boxes, found: _Bounded) -> None:

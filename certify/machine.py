@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
+from certify.arrays import to_numpy
 from certify.errors import UsageError
 from certify.property import Case, Float64, LpBall
 from certify.verdict import Witness
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from certify.attacks.pgd import AttackOptions, AttackResult
     from certify.attacks.replay import Replayer
     from certify.bab.search import Tree
+    from certify.bounding.crown import Knowledge
     from certify.bounding.margins import Networks, Proof, Start
+    from certify.mip.sparse import Matrices
     from certify.model import Model
 
 T = TypeVar("T")
@@ -38,6 +41,8 @@ SPLIT_COORDINATES = 16
 SPLIT_SHARE = 0.7
 SPLIT_STAGE = "input splits"
 SEARCH_STAGE = "branch and bound"
+PROGRAM_STAGES = {"lp": "LP", "mip": "MIP"}
+UNPROVED = "the MIP solver finds no counterexample, but nothing proves that there is none"
 
 
 @dataclass
@@ -192,6 +197,44 @@ class Machine:
             task.witness, task.stage = found.witness, SEARCH_STAGE
         if not task.open:
             task.start = task.tree = None
+
+    @cached_property
+    def matrices(self) -> Matrices:
+        """The network for linear programs."""
+        from certify.mip.sparse import Matrices
+
+        return Matrices(self.light.exact)
+
+    def programs(self, task: Task, method: str, deadline: float) -> None:
+        """Linear programs after CROWN: the relaxation ("lp"), or a complete search ("mip")."""
+        from certify.mip.decide import prove_by_lp, prove_by_mip
+
+        begin, stage = time.perf_counter(), PROGRAM_STAGES[method]
+        prove = {"lp": prove_by_lp, "mip": prove_by_mip}[method]
+        known = self.knowledge(task.case, deadline)
+        found = prove(self.matrices, known, task.case, self.judge(task.case), deadline)
+        task.spend(stage, time.perf_counter() - begin)
+        task.raise_to(found.lower, stage)
+        if found.rests_on_solver:
+            task.notes.append(UNPROVED)
+        if found.witness is not None:
+            task.witness, task.stage = found.witness, stage
+
+    def knowledge(self, case: Case, deadline: float) -> Knowledge:
+        """CROWN's bounds of every node as float64 numpy arrays, by torch where numpy would take long."""
+        from certify.bounding.crown import Knowledge
+        from certify.bounding.propagate import propagate
+        from certify.bounding.region import region_of
+
+        region = region_of([case.inputs])
+        if "crown" in self.light_methods:
+            return propagate(self.light.exact, region, deadline=deadline)
+        nets = self.heavy
+        with nets.without_gradients():
+            known = propagate(nets.exact, region.cast(nets.sample), draft=nets.draft, deadline=deadline)
+        boxes = [None if b is None else (to_numpy(b[0]), to_numpy(b[1])) for b in known.boxes]
+        weights = [None if w is None else to_numpy(w) for w in known.weights]
+        return Knowledge(self.light.exact, region, boxes, weights, to_numpy(known.floor))
 
     def judge(self, case: Case) -> Callable[[Float64], Witness | None]:
         """The first witness among candidates of a case."""

@@ -13,7 +13,8 @@ from certify.errors import UsageError
 NORMS = ("linf", "l2", "l1")
 LAYOUTS = ("nchw", "nhwc")
 BOUND_METHODS = ("ibp", "crown", "alpha-crown")  # cheap to dear
-METHODS = ("auto", "attack", *BOUND_METHODS)
+PROGRAM_METHODS = ("lp", "mip")  # linear programs after CROWN: the relaxation's bound, or a complete search
+METHODS = ("auto", "attack", *BOUND_METHODS, *PROGRAM_METHODS)
 MOST_IDS = 10_000_000  # in one range: a slip of the keyboard shall not fill the memory
 
 EpsLike = str | float | Fraction

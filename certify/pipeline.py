@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from certify.errors import UsageError
-from certify.machine import LIGHT_CASES, SPLIT_SHARE, Machine, Task, may_split
-from certify.options import METHODS
+from certify.machine import LIGHT_CASES, PROGRAM_STAGES, SPLIT_SHARE, Machine, Task, may_split
+from certify.options import METHODS, PROGRAM_METHODS
 from certify.property import Property
 from certify.rules import is_affine
 from certify.verdict import Outcome, Verdict
@@ -37,8 +37,8 @@ BATCH_BYTES = 2 << 30
 class Settings:
     """How to decide a sample.
 
-    method: "auto" (everything), "attack" (no bounds), or attack and bounds up to the one named. timeout: seconds
-    per sample.
+    method: "auto" (everything), "attack" (no bounds), attack and bounds up to the one named, or after CROWN linear
+    programs: "lp" (the relaxation), "mip" (complete search). timeout: seconds per sample.
     long_attack: seconds per sample, at most, for the attack on what bounds leave open. attack=False switches
     attacks off.
     device: "auto" (CUDA when there), "cpu", "cuda", "cuda:1", ...
@@ -101,13 +101,18 @@ def _stages(machine: Machine, cases: int, settings: Settings) -> Iterator[Stage]
         yield lambda tasks, end: machine.prove(machine.light, tasks, method, end)
         if method == settings.method:
             return
+    if light and method == "crown" and settings.method in PROGRAM_METHODS:
+        yield lambda tasks, end: _programs(machine, tasks, settings, end)
+        return
     if light and complete:
         yield lambda tasks, end: _split(machine, tasks, end)
     if settings.attack:
         yield lambda tasks, end: machine.attack(tasks, "attack", _quick(settings), end)
     if proves:
-        last = "alpha-crown" if complete else settings.method
+        last = "alpha-crown" if complete else "crown" if settings.method in PROGRAM_METHODS else settings.method
         yield lambda tasks, end: machine.prove(machine.heavy, tasks, last, end)
+    if settings.method in PROGRAM_METHODS:
+        yield lambda tasks, end: _programs(machine, tasks, settings, end)
     if complete and not light:
         yield lambda tasks, end: _split(machine, tasks, end)
     if complete:
@@ -122,6 +127,17 @@ def _split(machine: Machine, tasks: Sequence[Task], end: float) -> None:
         now = time.monotonic()
         if task.owner not in fallen and now < end:
             machine.split(task, now + SPLIT_SHARE * (end - now) / (len(todo) - number))
+        if task.witness is not None:
+            fallen.add(task.owner)
+
+
+def _programs(machine: Machine, tasks: Sequence[Task], settings: Settings, end: float) -> None:
+    """Linear programs, case by case."""
+    fallen: set[int] = set()
+    for task in tasks:
+        now = time.monotonic()
+        if task.owner not in fallen and now < end:
+            machine.programs(task, settings.method, min(end, now + settings.timeout))
         if task.witness is not None:
             fallen.add(task.owner)
 
@@ -193,10 +209,11 @@ def plan(model: Model, settings: Settings) -> str:
     """One line: which method will be used on this network."""
     if settings.method == "attack":
         return "attack only: nothing will be certified"
+    programs = PROGRAM_STAGES.get(settings.method)
     last = "alpha-CROWN" if settings.method in ("auto", "alpha-crown") else settings.method.upper()
     nonlinear = sum(math.prod(n.shape) for n in model.graph.nodes[1:] if not is_affine(n.op))
     stages = ["IBP"] + ["CROWN"] * (last != "IBP") + ["alpha-CROWN"] * (last == "alpha-CROWN")
     before = "attack -> " if settings.attack else ""
-    after = " -> complete search" if settings.method == "auto" else ""
+    after = " -> complete search" if settings.method == "auto" else f" -> {programs}" if programs else ""
     size = f"{nonlinear} nonlinear neurons, {batch_size(model, settings)} samples at once"
     return f"{before}{' -> '.join(stages)}{after} ({size})"

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from certify.arrays import Array
+from certify.arrays import Array, like, namespace, to_numpy
 from certify.attacks.pgd import AttackResult
 from certify.attacks.replay import Replayer
 from certify.bounding.target import Index, Target
@@ -41,55 +43,49 @@ def products(graph: Graph) -> int:
     return total
 
 
-class _Probe:
-    """One attack on the box of one case; `best` is the smallest margin that onnxruntime showed."""
+@dataclass
+class Descents:
+    """Candidates and descents in one box of one case; `replay` judges what comes near to unsafe.
 
-    def __init__(self, graph: Graph, replayer: Replayer, case: Case, seed: int) -> None:
-        assert isinstance(case.inputs, Box)
-        self.graph, self.replayer, self.case = graph, replayer, case
-        low, high = case.inputs.inner_lower.ravel(), case.inputs.inner_upper.ravel()
-        self.lower, self.upper = np.minimum(low, high), np.maximum(low, high)
-        self.target = Target.of(case)
-        self.random = np.random.default_rng([40, seed])
-        self.steps = 0
-        self.best = math.inf
-        self.witness: Witness | None = None
+    graph: float64; sample: an array of its library. lower, upper: (n,), the box.
+    """
+
+    graph: Graph
+    sample: Array
+    target: Target
+    lower: Float64
+    upper: Float64
+    replay: Callable[[Float64], Witness | None]
+    witness: Witness | None = None
+    steps: int = 0
 
     def evaluate(self, x: Float64) -> tuple[list[Array], Float64]:
         """Every node's values at x (K, n), and the slack (K, P, R) of every row; near misses are replayed."""
-        values = self.graph.evaluate(x.reshape((len(x), *self.graph.input_shape)))
-        y = values[-1].reshape(len(x), -1)
+        values = self.graph.evaluate(like(x, self.sample).reshape((len(x), *self.graph.input_shape)))
+        y = to_numpy(values[-1]).reshape(len(x), -1)
         slack = self.target.slack(y @ self.target.rows.T)
-        self.consider(x, y, slack.max(axis=2).min(axis=1))
-        return values, slack
-
-    def consider(self, x: Float64, y: Float64, margin: Float64) -> None:
-        """Replay the lowest margins, if they are near enough to 0."""
+        margin = np.nan_to_num(margins(slack), nan=np.inf)
         near = NEAR * (1 + np.abs(y).max(axis=1))
-        order = np.argsort(np.nan_to_num(margin, nan=np.inf))[:REPLAYS]
+        order = np.argsort(margin)[:REPLAYS]
         order = order[margin[order] <= near[order]]
         if self.witness is None and len(order):
-            for replay in self.replayer.replay_batch(list(x[order]), [self.case] * len(order)):
-                self.best = min(self.best, replay.margin)
-                self.witness = self.witness or replay.witness
+            self.witness = self.replay(x[order])
+        return values, slack
 
-    def sample(self, count: int) -> Float64:
+    def draw(self, count: int, random: np.random.Generator) -> Float64:
         """Random points and random corners by turns; the lowest margins first."""
-        share = self.random.random((count, len(self.lower)))
+        share = random.random((count, len(self.lower)))
         share[1::2] = share[1::2] < 0.5
         x = self.lower + share * (self.upper - self.lower)
         chunk = max(1, CHUNK_NUMBERS // sum(math.prod(node.shape) for node in self.graph.nodes))
-        margins = []
-        for first in range(0, count, chunk):
-            _, slack = self.evaluate(x[first : first + chunk])
-            margins.append(slack.max(axis=2).min(axis=1))
-        ranked: Float64 = x[np.argsort(np.concatenate(margins), kind="stable")]
+        found = [margins(self.evaluate(x[first : first + chunk])[1]) for first in range(0, count, chunk)]
+        ranked: Float64 = x[np.argsort(np.concatenate(found), kind="stable")]
         return ranked
 
     def descend(self, x: Float64, aims: Index, leak: float, deadline: float) -> None:
-        """Signed steps of shrinking size against the gradient (PGD, Madry et al. 2018), all tracks at once.
+        """Signed steps of shrinking size against the gradient (PGD, Madry et al. 2018), all tracks x (K, n) at once.
 
-        aims: (K,), the polytope that a track is after, -1 for the nearest.
+        aims: (K,), the polytope that a track is after, -1 for the nearest. leak: the gradient's least slope at ReLUs.
         """
         ratio = DECAY ** (1 / max(STEPS - 1, 1))
         for step in range(STEPS):
@@ -97,7 +93,7 @@ class _Probe:
             if self.witness is not None or time.monotonic() >= deadline:
                 return
             rows = pull_rows(self.target, slack, aims)
-            gradient = gradients(self.graph, values, rows, leak)
+            gradient = to_numpy(gradients(self.graph, values, like(rows, self.sample), leak))
             self.steps += len(x)
             size = FIRST_STEP * ratio**step * (self.upper - self.lower)
             x = np.clip(x - size * np.sign(np.nan_to_num(gradient)), self.lower, self.upper)
@@ -111,25 +107,45 @@ def probe(graph: Graph, replayer: Replayer, case: Case, *, seed: int, deadline: 
     """
     if not case.unsafe or not isinstance(case.inputs, Box):
         return AttackResult(None, math.inf, 0)
-    center = 0.5 * case.inputs.inner_lower.ravel() + 0.5 * case.inputs.inner_upper.ravel()
+    low, high = case.inputs.inner_lower.ravel(), case.inputs.inner_upper.ravel()
+    low, high = np.minimum(low, high), np.maximum(low, high)
+    center = 0.5 * low + 0.5 * high
     first = replayer.replay(center, case)
     if first.witness is not None or any(len(p.offset) == 0 for p in case.unsafe):
         return AttackResult(first.witness, first.margin, 0)
-    state = _Probe(graph, replayer, case, seed)
-    state.best = first.margin
+    best = [first.margin]
+
+    def replay(points: Float64) -> Witness | None:
+        replays = replayer.replay_batch(list(points), [case] * len(points))
+        best.extend(r.margin for r in replays)
+        return next((r.witness for r in replays if r.witness is not None), None)
+
+    state = Descents(graph, np.zeros(1), Target.of(case), low, high, replay)
     passes = int(PRODUCTS / max(1, products(graph)))
     tracks = int(np.clip(passes // (3 * STEPS * len(LEAKS)), 1, TRACKS))
-    few = (state.upper > state.lower).sum() <= FEW_COORDINATES and passes >= 4 * TRACKS
+    few = (high > low).sum() <= FEW_COORDINATES and passes >= 4 * TRACKS
     with np.errstate(all="ignore"):
-        starts = state.sample(min(SAMPLES, passes // 4) if few else tracks * len(LEAKS))
+        starts = state.draw(
+            min(SAMPLES, passes // 4) if few else tracks * len(LEAKS), np.random.default_rng([40, seed])
+        )
         starts = np.concatenate([center[None], starts])
         for number, leak in enumerate(LEAKS):
             if state.witness is None and time.monotonic() < deadline:
                 x = starts[number :: len(LEAKS)][:tracks]
-                # Every second track is after one polytope of its own (Gowal et al. 2019).
-                aims = np.arange(len(x)) + len(x) * number
-                state.descend(x, np.where(aims % 2 == 0, -1, aims // 2 % len(case.unsafe)), leak, deadline)
-    return AttackResult(state.witness, state.best, state.steps)
+                state.descend(x, spread_aims(len(x), len(case.unsafe), number), leak, deadline)
+    return AttackResult(state.witness, min(best), state.steps)
+
+
+def spread_aims(tracks: int, polytopes: int, turn: int) -> Index:
+    """Every second track is after the nearest polytope (-1), the others after one of their own (Gowal et al. 2019)."""
+    number = np.arange(tracks) + tracks * turn
+    return np.where(number % 2 == 0, -1, number // 2 % polytopes)
+
+
+def margins(slack: Float64) -> Float64:
+    """(K,): the margins of slacks (K, P, R)."""
+    lowest: Float64 = slack.max(axis=2).min(axis=1)
+    return lowest
 
 
 def pull_rows(target: Target, slack: Float64, aims: Index) -> Float64:
@@ -147,12 +163,12 @@ def pull_rows(target: Target, slack: Float64, aims: Index) -> Float64:
     return rows
 
 
-def gradients(graph: Graph, values: list[Array], rows: Float64, leak: float = 0.0) -> Float64:
+def gradients(graph: Graph, values: list[Array], rows: Array, leak: float = 0.0) -> Array:
     """(K, n): the gradients of rows (K, m) . f at the points whose values at every node are given.
 
     Slopes below `leak` count as that (certify.attacks.surrogate).
     """
-    count = len(rows)
+    count, xp = rows.shape[0], namespace(rows)
     pending: dict[int, Array] = {graph.output: rows}
     for index in range(graph.output, 0, -1):
         a = pending.pop(index, None)
@@ -165,9 +181,8 @@ def gradients(graph: Graph, values: list[Array], rows: Float64, leak: float = 0.
             parts = transpose(node.op, a, tuple(graph.nodes[i].shape for i in node.inputs))
         else:
             z = values[node.inputs[0]]
-            parts = (a * np.maximum(relax(node.op, z, z, Slopes()).upper_slope, leak),)
+            parts = (a * xp.clip(relax(node.op, z, z, Slopes()).upper_slope, min=leak),)
         for i, part in zip(node.inputs, parts, strict=True):
             part = part.reshape((count, -1))
             pending[i] = pending[i] + part if i in pending else part
-    gradient: Float64 = pending.get(0, np.zeros((count, math.prod(graph.input_shape))))
-    return gradient
+    return pending.get(0, xp.zeros_like(values[0].reshape((count, -1))))

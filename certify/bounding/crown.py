@@ -274,7 +274,7 @@ def _carry(
     xp = namespace(constant)
     name = dtype_name(constant)
     count, specs = constant.shape
-    for index in range(max(pending), 0, -1):
+    for index in range(max(pending, default=0), 0, -1):
         a = pending.pop(index, None)
         if a is None:
             continue
@@ -316,7 +316,7 @@ def both(known: Knowledge, form: Form) -> Interval:
     xp = namespace(middle)
     name = dtype_name(middle)
     count, specs = middle.shape
-    for index in range(max(pending), 0, -1):
+    for index in range(max(pending, default=0), 0, -1):
         a = pending.pop(index, None)
         if a is None:
             continue
@@ -336,8 +336,7 @@ def both(known: Knowledge, form: Form) -> Interval:
             radius = radius + inner(xp.abs(a), spread[:, None, :])
         radius = radius + _collect(known, pending, node.inputs, parts, (count, specs))
         radius = radius + 2 * UNIT_ROUNDOFF[name] * xp.abs(middle)
-    a = pending[0]
-    low, high = extremes(a, known.region)
+    low, high = extremes(pending[0], known.region) if 0 in pending else (0.0, 0.0)
     lower, upper = middle + low, middle + high
     # The radius is no small error here: the factor is what its own sums may have lost.
     widest = max(math.prod(node.shape) for node in graph.nodes)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from certify.arrays import Array, computes_float32, is_torch, like, like_index, narrow_interval, to_numpy
+from certify.arrays import Array, computes_float32, is_torch, keep_buffers, like, like_index, narrow_interval, to_numpy
 from certify.bounding.crown import Choice, Knowledge, affine_tail, backward, row_form
 from certify.bounding.deviation import Draft
 from certify.bounding.propagate import Sides, groups, propagate, starts, unsettled
@@ -66,6 +66,7 @@ class Networks:
         """In torch."""
         import torch
 
+        keep_buffers()
         wide = torch.zeros(1, dtype=torch.float64, device=device)
         narrow = torch.zeros(1, dtype=torch.float32, device=device)
         exact = graph.cast(wide)

@@ -112,9 +112,12 @@ def extremes(a: Array, region: Region) -> tuple[Array, Array]:
 
 
 def _over_box(a: Array, region: Region, *, rounding: bool) -> tuple[Array, Array]:
-    """(a . c, |a| . r) of the box, the rounding of both inside the second."""
+    return over_box(a, *split_interval(region.lower, region.upper), rounding=rounding)
+
+
+def over_box(a: Array, center: Array, radius: Array, *, rounding: bool) -> tuple[Array, Array]:
+    """(a . center, |a| . radius), each (B, S), for a (B, S, n) and (B, n); the rounding of both inside the second."""
     xp = namespace(a)
-    center, radius = split_interval(region.lower, region.upper)
     if not rounding:
         return _weighted(a, center), _weighted(xp.abs(a), radius)
     name, n = dtype_name(a), a.shape[-1]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,10 @@ from certify.arrays import (
     take_along,
 )
 from certify.bounding.crown import Choice, Form, Knowledge, exact_unit, parallel_relaxation, relaxation
+from certify.bounding.region import over_box
 from certify.bounding.steps import parallel_lines, through
 from certify.graph import Graph
-from certify.ops.base import Relaxation, Slopes, magnitude
+from certify.ops.base import Relaxation, Slopes, magnitude, split_interval
 from certify.ops.conv import Conv
 from certify.ops.shape import Add
 from certify.rules import Op, bias, is_affine
@@ -67,8 +69,9 @@ class Frame:
         ends = [max(a.size[i] - a.pad[i] for a in (self, other)) for i in (0, 1)]
         return Frame(self.stride, pad, (ends[0] + pad[0], ends[1] + pad[1]))
 
+    @cache  # noqa: B019 - frames are few and small values, and a pass asks for each many times
     def cells(self, shape: tuple[int, ...], positions: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """(positions, cells of a window) flat spatial indices into an image (C, H, W); -1 outside."""
+        """(positions, cells of a window) flat spatial indices into an image (C, H, W); H W outside."""
         high, wide = shape[1], shape[2]
         rows = np.arange(positions[0])[:, None] * self.stride[0] - self.pad[0] + np.arange(self.size[0])
         columns = np.arange(positions[1])[:, None] * self.stride[1] - self.pad[1] + np.arange(self.size[1])
@@ -76,7 +79,7 @@ class Frame:
         outside = ((rows < 0) | (rows >= high))[:, None, :, None] | ((columns < 0) | (columns >= wide))[
             None, :, None, :
         ]
-        return np.where(outside, -1, flat).reshape(positions[0] * positions[1], -1)
+        return np.where(outside, high * wide, flat).reshape(positions[0] * positions[1], -1)
 
 
 def frames(graph: Graph, start: int) -> dict[int, Frame]:
@@ -100,6 +103,9 @@ def frames(graph: Graph, start: int) -> dict[int, Frame]:
             if i in found and found[i].stride != before.stride:
                 return {}
             found[i] = found[i].union(before) if i in found else before
+    else:
+        if math.prod(found[0].size) < math.prod(graph.input_shape[1:]):
+            visited[0] = found[0]
     return visited if any(isinstance(graph.nodes[i].op, Conv) for i in visited) else {}
 
 
@@ -133,9 +139,12 @@ def window_form(known: Knowledge, index: int, neurons: Array, sign: int, carry: 
         if node not in pending:
             continue
         a, frame = pending.pop(node)
-        if node not in plan:
+        if node not in plan or (node == 0 and known.region.p):
             coeff[node] = walk.spread(a, node, frame)
             continue
+        if node == 0:
+            walk.finish(a, frame)
+            break
         for i, part, before in walk.step(a, node, plan[node]):
             pending[i] = walk.merge(pending[i], (part, before), i) if i in pending else (part, before)
     return Form(coeff, walk.constant, walk.error)
@@ -160,8 +169,8 @@ class _Windows:
         cells = frame.cells(shape, self.positions)
         image = vector.reshape((vector.shape[0], shape[0], -1))
         xp = namespace(vector)
-        image = xp.concat([image, xp.zeros_like(image[:, :, :1])], axis=2)  # cell -1 reads this zero
-        return spread_rows(image, like_index(cells % image.shape[2], vector), self.position)
+        image = xp.concat([image, xp.zeros_like(image[:, :, :1])], axis=2)  # cells outside read this zero
+        return spread_rows(image, like_index(cells, vector), self.position)
 
     def step(self, a: Array, node: int, frame: Frame) -> list[tuple[int, Array, Frame]]:
         """One node back; a (B, K, C, cells)."""
@@ -216,9 +225,23 @@ class _Windows:
         lead, before = a.shape[:2], frame.before(op)
         image = a.reshape((lead[0] * lead[1], a.shape[2], *frame.size))
         out = convolve_transposed(image, op.weight, op.stride, (0,) * 4, op.dilation, op.groups, before.size)
-        cells = before.cells(self.known.graph.nodes[source].shape, self.positions)
-        inside = like((cells >= 0).astype(np.float64), a)
-        return out.reshape((*lead, out.shape[1], -1)) * inside[self.position][:, :, None, :]
+        out = out.reshape((*lead, out.shape[1], -1))
+        node = self.known.graph.nodes[source]
+        if source == 0 or not is_affine(node.op):
+            return out  # what is gathered next, slopes or the region, is zero outside the image
+        inside = before.cells(node.shape, self.positions) < math.prod(node.shape[1:])
+        return out * like(inside.astype(np.float64), a)[self.position][:, :, None, :]
+
+    def finish(self, a: Array, frame: Frame) -> None:
+        """The extremes over the region, a box, from the windows at the input: a (B, K, C, cells)."""
+        flat = a.reshape((a.shape[0] * a.shape[1], 1, -1))
+        box = (self._flat(v, 0, frame)[:, 0] for v in split_interval(self.known.region.lower, self.known.region.upper))
+        middle, spread = (v.reshape(self.error.shape) for v in over_box(flat, *box, rounding=self.carry.rounding))
+        if self.carry.parallel:
+            self.error = self.error + spread
+            self._add(middle)
+        else:
+            self._add(middle - spread)
 
     def merge(self, old: tuple[Array, Frame], new: tuple[Array, Frame], node: int) -> tuple[Array, Frame]:
         """The sum of two contributions on the union of their windows."""
@@ -252,6 +275,5 @@ class _Windows:
         """Windows as rows over the whole node: (B, K, C, cells) -> (B, K, n)."""
         shape = self.known.graph.nodes[node].shape
         cells = frame.cells(shape, self.positions)
-        area = shape[1] * shape[2]
-        target = like_index(np.where(cells < 0, area, cells), a)[self.position]
-        return scatter_cells(a, target, area).reshape((*a.shape[:2], -1))
+        target = like_index(cells, a)[self.position]
+        return scatter_cells(a, target, shape[1] * shape[2]).reshape((*a.shape[:2], -1))

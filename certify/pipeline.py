@@ -101,6 +101,8 @@ def _stages(machine: Machine, cases: int, settings: Settings) -> Iterator[Stage]
         yield lambda tasks, end: machine.prove(machine.light, tasks, method, end)
         if method == settings.method:
             return
+        if method == "ibp":
+            yield machine.light_crown
     if light and method == "crown" and settings.method in PROGRAM_METHODS:
         yield lambda tasks, end: _programs(machine, tasks, settings, end)
         return

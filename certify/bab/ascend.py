@@ -95,11 +95,10 @@ class _Adam:
                 slopes[node] = (old * torch.exp(next(moves) * (options.step * decay))).clamp_(0.0, 0.25)
         for start, old in variables.multipliers.items():
             size = _scale(batch, taken, start) * (options.multiplier_step * decay)
-            lowest, highest = batch.allowed[start]
             new = old + next(moves) * size
             # A multiplier that would change its sign stops at zero, where the gradient has its kink.
             new = torch.where(old * new < 0, torch.zeros_like(new), new)
-            multipliers[start] = torch.minimum(torch.maximum(new, lowest), highest)
+            multipliers[start] = torch.minimum(torch.maximum(new, batch.lowest[start]), batch.highest[start])
         mix = variables.mix
         if mix.shape[1] > 1:
             mix = to_simplex(mix + next(moves) * (options.step * decay), batch.problem.rows[batch.polytope])

@@ -63,12 +63,12 @@ def candidates(batch: Batch, taken: Pass, step: Ascent, allowed: Tensor, count: 
 def _scores(batch: Batch, taken: Pass, step: Ascent) -> tuple[Tensor, Tensor]:
     """(at the minimiser, at the worst point), each (B, U over all starts)."""
     problem = batch.problem
-    here = {s: torch.zeros_like(batch.boxes[s][0]) for s in problem.free}
-    worst = {s: torch.zeros_like(batch.boxes[s][0]) for s in problem.free}
+    here = {s: torch.zeros_like(box[0]) for s, box in batch.boxes.items()}
+    worst = {s: torch.zeros_like(box[0]) for s, box in batch.boxes.items()}
     for index, (positive, negative) in taken.post.items():
         start, lines = problem.graph.nodes[index].inputs[0], taken.lines[index]
         op, (lower, upper) = problem.graph.nodes[index].op, batch.boxes[start]
-        z = torch.minimum(torch.maximum(step.values[start], lower), upper)
+        z = torch.minimum(torch.maximum(step.values[start][:, problem.free[start]], lower), upper)
         for kind, points in ((here, (z,)), (worst, (lower, lower.clamp(min=0).minimum(upper), upper))):
             gaps = torch.zeros_like(z)
             for point in points:
@@ -77,10 +77,7 @@ def _scores(batch: Batch, taken: Pass, step: Ascent) -> tuple[Tensor, Tensor]:
                 above = lines.upper_slope * point + lines.upper_intercept - value
                 gaps = torch.maximum(gaps, positive * below - negative * above)
             kind[start] = kind[start] + gaps
-    at_minimiser, at_worst = (
-        torch.cat([kind[s][:, free] for s, free in problem.free.items()], dim=1) for kind in (here, worst)
-    )
-    return at_minimiser, at_worst
+    return torch.cat(list(here.values()), dim=1), torch.cat(list(worst.values()), dim=1)
 
 
 def children(problem: Problem, subs: Subproblems, splits: Splits) -> Subproblems:

@@ -27,14 +27,16 @@ class Problem:
     """What all subproblems of a case share, in float32 on one device.
 
     region: one input set. boxes: start node -> the root's (lower, upper), (1, n). free: start node -> (U,) indices of
-    its unsettled neurons. coeff (P, R, m), offset (P, R): the unsafe polytopes' rows, padded; rows (P, R): which are
-    real.
+    the neurons that have variables: those that the root leaves unsettled, and all where a smooth op reads them. fixed:
+    nonlinear node -> (1, n), the slopes 0 or 1 of its other neurons. coeff (P, R, m), offset (P, R): the unsafe
+    polytopes' rows, padded; rows (P, R): which are real.
     """
 
     graph: Graph
     region: Region
     boxes: dict[int, tuple[Tensor, Tensor]]
     free: dict[int, Tensor]
+    fixed: dict[int, Tensor]
     coeff: Tensor
     offset: Tensor
     rows: Tensor
@@ -46,7 +48,7 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class Variables:
-    """The dual variables of B subproblems over all neurons: slopes node -> (K, B, n), multipliers start -> (B, n)."""
+    """The dual variables of B subproblems: slopes node -> (K, B, U), multipliers start -> (B, U), mix (B, R)."""
 
     slopes: dict[int, Tensor]
     multipliers: dict[int, Tensor]
@@ -55,70 +57,40 @@ class Variables:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B subproblems spread over all neurons: boxes start -> (lower, upper), (B, n); lines: the parts of ReLU's
-    relaxations that no slope changes; allowed: start -> the signs that a multiplier may take, (lowest, highest), (B,
-    n).
+    """B subproblems: boxes start -> (2, B, U); lines: the parts of ReLU's relaxations that no slope changes; lowest,
+    highest: start -> the limits of the multipliers' signs, (B, U).
     """
 
     problem: Problem
     polytope: Tensor
-    boxes: dict[int, tuple[Tensor, Tensor]]
+    boxes: dict[int, Tensor]
     lines: dict[int, Relaxation]
-    allowed: dict[int, tuple[Tensor, Tensor]]
+    lowest: dict[int, Tensor]
+    highest: dict[int, Tensor]
 
     @staticmethod
     def of(problem: Problem, subs: Subproblems) -> tuple[Batch, Variables]:
         """The batch and the variables that it starts from."""
-        count = len(subs)
-        boxes, allowed, multipliers = {}, {}, {}
+        lowest, highest = {}, {}
         for start, free in problem.free.items():
-            root = problem.boxes[start]
-            lower, upper = (_spread(r, free, part, count) for r, part in zip(root, subs.boxes[start], strict=True))
-            boxes[start] = lower, upper
-            zero = torch.zeros_like(lower)
-            narrowed = (upper < root[1]), (lower > root[0])
-            infinite = torch.full_like(lower, math.inf)
-            allowed[start] = torch.where(narrowed[0], -infinite, zero), torch.where(narrowed[1], infinite, zero)
-            multipliers[start] = _spread(zero[:1], free, subs.multipliers[start], count)
-        slopes = {}
-        for node, stored in subs.slopes.items():
-            source = problem.graph.nodes[node].inputs[0]
-            blank = torch.zeros_like(boxes[source][0][:1])
-            slopes[node] = torch.stack([_spread(blank, problem.free[source], part, count) for part in stored])
-        batch = Batch(problem, subs.polytope, boxes, {}, allowed)
-        batch = replace(batch, lines=_fixed_lines(batch, slopes))
-        return batch, Variables(slopes, multipliers, subs.mix)
-
-    def gather(self, variables: Variables, subs: Subproblems) -> Subproblems:
-        """The subproblems with these variables."""
-        nodes, free = self.problem.graph.nodes, self.problem.free
-        return replace(
-            subs,
-            slopes={n: s[:, :, free[nodes[n].inputs[0]]] for n, s in variables.slopes.items()},
-            multipliers={s: v[:, free[s]] for s, v in variables.multipliers.items()},
-            mix=variables.mix,
-        )
-
-
-def _spread(root: Tensor, free: Tensor, values: Tensor, count: int) -> Tensor:
-    """root (1, n) for all subproblems, with values (B, U) at the free neurons."""
-    out = root.expand(count, -1).clone()
-    out[:, free] = values
-    return out
-
-
-def _fixed_lines(batch: Batch, slopes: dict[int, Tensor]) -> dict[int, Relaxation]:
-    found = {}
-    for index, node in enumerate(batch.problem.graph.nodes):
-        if index and isinstance(node.op, Relu) and node.inputs[0] in batch.boxes:
-            found[index] = relax(node.op, *batch.boxes[node.inputs[0]], Slopes())
-    return found
+            lower, upper = problem.boxes[start]
+            low, high = subs.boxes[start]
+            # A multiplier lends a bound that a split has narrowed; the root's bounds are in the relaxations already.
+            lowest[start] = torch.zeros_like(high).masked_fill_(high < upper[:, free], -math.inf)
+            highest[start] = torch.zeros_like(low).masked_fill_(low > lower[:, free], math.inf)
+        lines = {}
+        for index in subs.slopes:
+            node = problem.graph.nodes[index]
+            if isinstance(node.op, Relu):
+                lines[index] = relax(node.op, *subs.boxes[node.inputs[0]], Slopes())
+        batch = Batch(problem, subs.polytope, subs.boxes, lines, lowest, highest)
+        return batch, Variables(subs.slopes, subs.multipliers, subs.mix)
 
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """One backward pass: value (B,), the bounds; first (B, n_0), the coefficients of the input; post: nonlinear node
-    -> its coefficients' (positive, negative) parts; lines: the relaxations taken.
+    """One backward pass: value (B,), the bounds; first (B, n_0), the coefficients of the input; post: nonlinear node ->
+    (positive, negative) parts of its free neurons' coefficients; lines: the relaxations taken, (B, U).
     """
 
     value: Tensor
@@ -131,8 +103,7 @@ def bound(batch: Batch, variables: Variables) -> Pass:
     """Lower bounds (B,) of the subproblems' margins under these variables."""
     problem = batch.problem
     graph = problem.graph
-    weight = variables.mix[:, None, :]
-    row = torch.bmm(weight, problem.coeff[batch.polytope])[:, 0]
+    row = torch.bmm(variables.mix[:, None, :], problem.coeff[batch.polytope])[:, 0]
     constant = -torch.sum(variables.mix * problem.offset[batch.polytope], dim=1)
     count = len(row)
     pending = {graph.output: row}
@@ -151,14 +122,9 @@ def bound(batch: Batch, variables: Variables) -> Pass:
             shapes = tuple(graph.nodes[i].shape for i in node.inputs)
             parts = transpose(node.op, a.reshape(count, *node.shape), shapes)
         else:
-            lines = _lines(batch, variables, index)
-            positive = a.clamp(min=0)
-            negative = a - positive
-            change = positive * lines.lower_intercept + negative * lines.upper_intercept
-            constant = constant + torch.sum(change, dim=1)
-            result.post[index] = positive, negative
-            result.lines[index] = lines
-            parts = (positive * lines.lower_slope + negative * lines.upper_slope,)
+            a, change = _through(batch, variables, index, (a, result))
+            constant = constant + change
+            parts = (a,)
         for i, part in zip(node.inputs, parts, strict=True):
             flat = part.reshape(count, -1)
             pending[i] = pending[i] + flat if i in pending else flat
@@ -166,34 +132,48 @@ def bound(batch: Batch, variables: Variables) -> Pass:
     if first is None:
         first = torch.zeros_like(problem.region.lower).expand(count, -1)
     first, change = _lent(batch, variables, 0, first)
-    constant = constant + change
     low = minimum(first[None], problem.region, rounding=False)[0]
-    return replace(result, value=constant + low, first=first)
+    return replace(result, value=constant + change + low, first=first)
 
 
 def _lent(batch: Batch, variables: Variables, index: int, a: Tensor) -> tuple[Tensor, Tensor | float]:
     """The coefficients (B, n) less the node's multipliers, and what its box adds for them
     (certify.bounding.crown.lent).
     """
-    if index not in variables.multipliers:
+    if index not in variables.multipliers or not len(batch.problem.free[index]):
         return a, 0.0
     v, (lower, upper) = variables.multipliers[index], batch.boxes[index]
     rising = v.clamp(min=0)
-    return a - v, torch.sum(rising * lower + (v - rising) * upper, dim=1)
+    left = a.index_add(1, batch.problem.free[index], v, alpha=-1)
+    return left, torch.sum(rising * lower + (v - rising) * upper, dim=1)
+
+
+def _through(
+    batch: Batch, variables: Variables, index: int, target: tuple[Tensor, Pass]
+) -> tuple[Tensor, Tensor | float]:
+    """One nonlinear node: coefficients (B, n) of its output -> of its input, and the change of the constant."""
+    a, result = target
+    free = batch.problem.free[batch.problem.graph.nodes[index].inputs[0]]
+    left = a * batch.problem.fixed[index]
+    if not len(free):
+        return left, 0.0
+    lines = _lines(batch, variables, index)
+    mine = a[:, free]
+    positive = mine.clamp(min=0)
+    negative = mine - positive
+    result.post[index] = positive, negative
+    result.lines[index] = lines
+    left[:, free] = positive * lines.lower_slope + negative * lines.upper_slope
+    return left, torch.sum(positive * lines.lower_intercept + negative * lines.upper_intercept, dim=1)
 
 
 def _lines(batch: Batch, variables: Variables, index: int) -> Relaxation:
-    op, source = batch.problem.graph.nodes[index].op, batch.problem.graph.nodes[index].inputs[0]
-    box = batch.boxes.get(source, batch.problem.boxes.get(source))
-    assert box is not None
-    chosen = variables.slopes.get(index)
-    if chosen is None:
-        return relax(op, *box, Slopes())  # type: ignore[no-any-return]
+    op, box = batch.problem.graph.nodes[index].op, batch.boxes[batch.problem.graph.nodes[index].inputs[0]]
+    chosen = variables.slopes[index]
     fixed = batch.lines.get(index)
     if fixed is None:
-        return relax(op, *box, Slopes(chosen[0], chosen[1]))  # type: ignore[no-any-return]
-    unstable = fixed.upper_intercept > 0
-    return replace(fixed, lower_slope=torch.where(unstable, chosen[0], fixed.upper_slope))
+        return relax(op, box[0], box[1], Slopes(chosen[0], chosen[1]))  # type: ignore[no-any-return]
+    return replace(fixed, lower_slope=torch.where(fixed.upper_intercept > 0, chosen[0], fixed.upper_slope))
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,36 +189,42 @@ def ascent(batch: Batch, variables: Variables, taken: Pass) -> Ascent:
     problem = batch.problem
     graph, count = problem.graph, len(taken.value)
     values = [minimiser(taken.first, problem.region)]
-    slopes, multipliers = {}, {}
+    slopes = {node: torch.zeros_like(slope) for node, slope in variables.slopes.items()}
     for index, node in enumerate(graph.nodes):
         if index == 0:
             continue
         if is_affine(node.op):
             inputs = (values[i].reshape(count, *graph.nodes[i].shape) for i in node.inputs)
             values.append(evaluate(node.op, *inputs).reshape(count, -1))
-        elif index not in taken.post:  # the row does not depend on it
-            values.append(evaluate(node.op, values[node.inputs[0]]))
-        else:
-            z = values[node.inputs[0]]
-            lines, (positive, negative) = taken.lines[index], taken.post[index]
+            continue
+        z = values[node.inputs[0]]
+        value = z * problem.fixed[index]
+        if index in taken.post:
+            free = problem.free[node.inputs[0]]
+            mine, lines, (positive, negative) = z[:, free], taken.lines[index], taken.post[index]
             upper = negative < 0
             slope = torch.where(upper, lines.upper_slope, lines.lower_slope)
-            values.append(z * slope + torch.where(upper, lines.upper_intercept, lines.lower_intercept))
-            if index in variables.slopes:
-                slopes[index] = _slope_gradient(batch, variables, index, (z, positive, negative))
-    for start in variables.multipliers:
-        lower, upper = batch.boxes[start]
-        z = values[start]
-        multipliers[start] = (lower - z).clamp(min=0) + (upper - z).clamp(max=0)
-        v = variables.multipliers[start]
-        multipliers[start] = torch.where(v > 0, lower - z, torch.where(v < 0, upper - z, multipliers[start]))
+            value[:, free] = mine * slope + torch.where(upper, lines.upper_intercept, lines.lower_intercept)
+            slopes[index] = _slope_gradient(batch, variables, index, (mine, positive, negative))
+        values.append(value)
+    multipliers = {
+        start: _multiplier_gradient(batch, start, v, values[start]) for start, v in variables.multipliers.items()
+    }
     rows = torch.bmm(problem.coeff[batch.polytope], values[graph.output][:, :, None])[:, :, 0]
-    mix = rows - problem.offset[batch.polytope]
-    return Ascent(Variables(slopes, multipliers, mix), values)
+    return Ascent(Variables(slopes, multipliers, rows - problem.offset[batch.polytope]), values)
+
+
+def _multiplier_gradient(batch: Batch, start: int, v: Tensor, values: Tensor) -> Tensor:
+    """Of v (z - l) taken away for v > 0 and of v (z - u) for v < 0; at 0 towards the side that z violates."""
+    lower, upper = batch.boxes[start]
+    z = values[:, batch.problem.free[start]]
+    below, above = lower - z, upper - z
+    at_zero = below.clamp(min=0) + above.clamp(max=0)
+    return torch.where(v > 0, below, torch.where(v < 0, above, at_zero))
 
 
 def _slope_gradient(batch: Batch, variables: Variables, index: int, point: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """d/d slopes of positive * (lower line at z) + negative * (upper line at z), (K, B, n)."""
+    """d/d slopes of positive * (lower line at z) + negative * (upper line at z), (K, B, U)."""
     z, positive, negative = point
     if index in batch.lines:
         return torch.where(batch.lines[index].upper_intercept > 0, positive * z, torch.zeros_like(z))[None]

@@ -18,6 +18,8 @@ from certify.bounding.crown import Choice, Knowledge, backward, row_form
 from certify.bounding.margins import Networks, Rows, Start
 from certify.bounding.propagate import starts, unsettled
 from certify.ops.base import Slopes, gamma, magnitude
+from certify.ops.relu import Relu
+from certify.rules import is_affine
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +51,33 @@ def begin(start: Start) -> Root:
     dtype = torch.float64 if nets.fast is nets.exact else torch.float32
     narrow = torch.zeros(1, dtype=dtype, device=nets.device)
     boxes = {node: narrow_interval(known.flat(node), narrow) for node in starts(known.graph)}
-    free = {node: torch.nonzero(unsettled(known, node)[0])[:, 0] for node in boxes}
+    free = {node: _free(known, node) for node in boxes}
     coeff, offset, real = (part.to(nets.device) for part in _stacked(rows, still))
     region = known.region.cast(narrow)
-    problem = Problem(nets.fast, region, boxes, free, coeff.to(dtype), offset.to(dtype), real)
+    problem = Problem(
+        nets.fast, region, boxes, free, _fixed(known, free, dtype), coeff.to(dtype), offset.to(dtype), real
+    )
     first = _first(problem, (lower, still), start.slopes, margins)
     return Root(nets, known, problem, coeff, offset, closed, first)
+
+
+def _free(known: Knowledge, start: int) -> Tensor:
+    """Indices of a start node's unsettled neurons; of all where a smooth op reads them."""
+    graph = known.graph
+    if all(isinstance(graph.nodes[i].op, Relu) or is_affine(graph.nodes[i].op) for i in graph.consumers[start]):
+        return torch.nonzero(unsettled(known, start)[0])[:, 0]
+    return torch.arange(math.prod(graph.nodes[start].shape), device=known.floor.device)
+
+
+def _fixed(known: Knowledge, free: dict[int, Tensor], dtype: torch.dtype) -> dict[int, Tensor]:
+    """Nonlinear node -> (1, n): 1 for its active neurons, else 0."""
+    found = {}
+    for index, node in enumerate(known.graph.nodes):
+        if index and not is_affine(node.op):
+            active = (known.flat(node.inputs[0])[0] >= 0).to(dtype)
+            active[:, free[node.inputs[0]]] = 0
+            found[index] = active
+    return found
 
 
 def _stacked(rows: Rows, still: list[np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:

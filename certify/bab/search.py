@@ -130,7 +130,8 @@ def _raise(tree: Tree, subs: Subproblems, options: AscentOptions) -> tuple[Subpr
 
     best = ascend(batch, variables, options, stop=stop)
     tree.subproblems += len(subs)
-    return batch.gather(best.variables, subs), best
+    kept = best.variables
+    return replace(subs, slopes=kept.slopes, multipliers=kept.multipliers, mix=kept.mix), best
 
 
 def _settle(tree: Tree, raised: tuple[Subproblems, Best]) -> None:

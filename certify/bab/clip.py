@@ -7,17 +7,15 @@ is cut off holds no counterexample of that polytope; where nothing is left, the 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from certify.arrays import UNDERFLOW, UNIT_ROUNDOFF
+from certify.arrays import UNDERFLOW
 from certify.ops.base import gamma
 from certify.property import Float64
 
 Mask = NDArray[np.bool_]
-UNIT, TINY = UNIT_ROUNDOFF["float64"], UNDERFLOW["float64"]
+TINY = UNDERFLOW["float64"]
 SWEEPS = 3  # a later one shrinks by what the earlier ones have left; the third still gains a little on ACAS Xu
 
 
@@ -53,35 +51,27 @@ def _halfspace(lower: Float64, upper: Float64, a: Float64, c: Float64) -> tuple[
 
 
 def mixture(lower: Float64, upper: Float64, coeff: Float64, constant: Float64, steps: int) -> Float64:
-    """Lower bounds (K,) of max over rows of coeff x + constant on boxes: the best convex combination that was found.
+    """Weights (K, R) >= 0 of rows, sum 1, that make the minimum over the box of their combination high.
 
-    For weights w >= 0 with sum 1, sum w (A x + c) is at most the largest row. Exponentiated subgradient ascent picks
-    w; any w is valid. Rows that are not finite are left out.
+    The largest row is at least any such combination. Exponentiated subgradient ascent, the best weights met; rows that
+    are not finite get 0, and so may all. A proposal: the weights' bound is taken with rounding afterwards.
     """
     center, radius = 0.5 * (lower + upper), 0.5 * (upper - lower)
     live = np.isfinite(constant)
     constant = np.where(live, constant, 0.0)
     weight = live / np.maximum(live.sum(axis=1, keepdims=True), 1)
-    best = np.full(len(coeff), -np.inf)
+    best, chosen = np.full(len(coeff), -np.inf), weight.copy()
     with np.errstate(all="ignore"):
         for step in range(steps):
-            best = np.fmax(best, combined(lower, upper, coeff, constant, weight))
             a = np.einsum("kr,krn->kn", weight, coeff)
             point = center - np.sign(a) * radius
             slope = np.einsum("krn,kn->kr", coeff, point) + constant
+            value = (weight * slope).sum(axis=1)
+            better = value > best
+            best, chosen[better] = np.where(better, value, best), weight[better]
             scale = np.abs(slope - slope.mean(axis=1, keepdims=True)).max(axis=1, keepdims=True)
             weight = weight * np.exp(slope / np.where(scale > 0, scale, 1.0) * (2.0 / (1 + step)))
             weight = np.nan_to_num(weight / weight.sum(axis=1, keepdims=True))
-    return best
-
-
-def combined(lower: Float64, upper: Float64, coeff: Float64, constant: Float64, weight: Float64) -> Float64:
-    """(K,): the minimum over boxes of sum_r weight_r (coeff_r x + constant_r), rounded down."""
-    a: Any = np.einsum("kr,krn->kn", weight, coeff)
-    reach = np.maximum(np.abs(lower), np.abs(upper))
-    size = np.einsum("kr,krn,kn->k", weight, np.abs(coeff), reach) + (weight * np.abs(constant)).sum(axis=1)
-    value: Float64 = np.minimum(a * lower, a * upper).sum(axis=1) + (weight * constant).sum(axis=1)
-    terms = coeff.shape[1] + coeff.shape[2] + 8
-    # The weights' sum is 1 up to rounding; the largest row is at least the value over that sum.
-    error: Float64 = 4 * gamma(terms, "float64") * size + 8 * terms * UNIT * np.abs(value) + terms * TINY
-    return value - error
+    total = chosen.sum(axis=1, keepdims=True)
+    weights: Float64 = chosen / np.where(total > 0, total, 1.0)
+    return weights

@@ -15,17 +15,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from certify.arrays import UNDERFLOW, Array, like, namespace, to_numpy
+from certify.arrays import UNDERFLOW, Array, like, like_index, namespace, to_numpy
 from certify.attacks.probe import LEAKS, Descents, margins, spread_aims
 from certify.bab.clip import clip, mixture
 from certify.bab.frontier import Boxes, Frontier
 from certify.bab.result import Replay, SearchResult
 from certify.bab.sensitivity import looseness
-from certify.bounding.crown import plane, row_form
+from certify.bounding.crown import Knowledge, backward, plane, row_form
 from certify.bounding.propagate import propagate
 from certify.bounding.region import Region, region_of
 from certify.bounding.target import Index, Mask, Target
 from certify.graph import Graph
+from certify.ops.base import gamma, magnitude
 from certify.property import Case, Float64
 from certify.verdict import Witness
 
@@ -108,9 +109,9 @@ def search_inputs(
 
 def _step(state: _Search, width: int, deadline: float) -> None:
     boxes = state.frontier.pop(width)
-    found = _bound(state, boxes, deadline)
+    known, found = _bound(state, boxes, deadline)
     state.subproblems += len(boxes)
-    boxes, found = _exclude(state, boxes, found)
+    boxes, found = _exclude(state, boxes, found, known)
     if not len(boxes):
         return
     _attack(state, boxes, found, deadline)
@@ -122,8 +123,8 @@ def _step(state: _Search, width: int, deadline: float) -> None:
         state.frontier.push(_split(state, boxes, found))
 
 
-def _bound(state: _Search, boxes: Boxes, deadline: float) -> _Bounded:
-    """CROWN's planes of all rows of polytopes that are open in some box."""
+def _bound(state: _Search, boxes: Boxes, deadline: float) -> tuple[Knowledge, _Bounded]:
+    """CROWN's bounds of all nodes, and its planes of all rows."""
     target = state.target
     lower, upper = like(boxes.lower, state.sample), like(boxes.upper, state.sample)
     xp = namespace(lower)
@@ -138,20 +139,41 @@ def _bound(state: _Search, boxes: Boxes, deadline: float) -> _Bounded:
         weight[b[real], target.index[p[real], r]] = 1.0
     scores = looseness(known, found.reached, like(weight, state.sample), state.free)
     coeff, constant, value = (to_numpy(a) for a in (found.coeff, found.constant, found.value))
-    return _Bounded(coeff, constant, value, to_numpy(scores), boxes.bound)
+    return known, _Bounded(coeff, constant, value, to_numpy(scores), boxes.bound)
 
 
-def _exclude(state: _Search, boxes: Boxes, found: _Bounded) -> tuple[Boxes, _Bounded]:
-    """Margins raised by the rows' minima and their mixtures; closed boxes dropped."""
+def _exclude(state: _Search, boxes: Boxes, found: _Bounded, known: Knowledge) -> tuple[Boxes, _Bounded]:
+    """Margins raised by the rows' minima and by combinations of rows; closed boxes dropped."""
     target = state.target
     margins = np.fmax(boxes.margins, target.margins(found.value))
-    if target.index.shape[1] > 1:
-        b, p = np.nonzero(~(margins > 0))
-        if len(b):
-            coeff, constant = _planes(state, found, b, p)
-            mixed = mixture(boxes.lower[b], boxes.upper[b], coeff, constant, MIXTURE_STEPS)
-            margins[b, p] = np.fmax(margins[b, p], mixed)
+    b, p = np.nonzero(~(margins > 0))
+    if target.index.shape[1] > 1 and len(b):
+        coeff, constant = _planes(state, found, b, p)
+        weight = mixture(boxes.lower[b], boxes.upper[b], coeff, constant, MIXTURE_STEPS)
+        margins[b, p] = np.fmax(margins[b, p], _combined(state, known, (b, p), weight))
     return _keep_open(state, Boxes(boxes.lower, boxes.upper, margins), found)
+
+
+def _combined(state: _Search, known: Knowledge, pairs: tuple[Index, Index], weight: Float64) -> Float64:
+    """(K,): certified bounds of sum_r w_r (row_r y - offset_r), at most the margin, for pairs of box and polytope.
+
+    One CROWN pass for the combined row, whose relaxations suit it better than the single rows' planes. What rounding
+    does to the row, to the offset and to the weights' sum is charged against the outputs' largest values.
+    """
+    target, (b, p) = state.target, pairs
+    rows, offset = target.rows[target.index[p]], np.where(weight > 0, target.offset[p], 0.0)
+    coefficients = rows.shape[1] * rows.shape[2]
+    known = known.narrow(like_index(b, state.sample))
+    row = np.einsum("kr,krm->km", weight, rows)
+    value = to_numpy(backward(known, row_form(state.graph.output, like(row, state.sample)[:, None, :])))[:, 0]
+    reach = to_numpy(magnitude(*known.flat(state.graph.output)))
+    size = np.einsum("kr,krm,km->k", weight, np.abs(rows), reach) + (weight * np.abs(offset)).sum(axis=1)
+    bound = value - (weight * offset).sum(axis=1)
+    slack = 8 * gamma(weight.shape[1] + 8, "float64")
+    bound = bound - slack * (size + np.abs(bound)) - coefficients * UNDERFLOW["float64"] * (1 + reach.max())
+    valid = np.isfinite(bound) & (np.abs(weight.sum(axis=1) - 1) <= slack)
+    best: Float64 = np.where(valid, bound, -np.inf)
+    return best
 
 
 def _keep_open(state: _Search, boxes: Boxes, found: _Bounded) -> tuple[Boxes, _Bounded]:

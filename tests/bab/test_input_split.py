@@ -157,8 +157,9 @@ def test_what_clipping_cuts_off_satisfies_no_constraint_set(seed):
     assert (stays | ~kept).all()
     assert kept.any()
     assert (low > lower).any()
-    bound = mixture(lower, upper, coeff, constant, 8)
-    assert (bound <= (values + constant[:, None]).max(axis=2).min(axis=1) + 1e-9).all()
+    weight = mixture(lower, upper, coeff, constant, 8)
+    assert (weight >= 0).all()
+    assert np.allclose(weight.sum(axis=1), 1)
 
 
 def test_clipping_by_hand():
@@ -183,10 +184,23 @@ def test_clipping_ignores_what_is_not_finite():
 
 
 def test_two_rows_exclude_together_where_neither_does_alone():
-    """max(x, -x + 1) >= 1/2 on [0, 1], but each row alone is 0 somewhere."""
-    zero, one = np.zeros((1, 1)), np.ones((1, 1))
-    bound = mixture(zero, one, np.array([[[1.0], [-1.0]]]), np.array([[0.0, 1.0]]), 8)
-    assert 0.4 < bound[0] <= 0.5
+    """max(x, 1 - x) >= 1/2 on [0, 1], but each row alone is 0 somewhere: one box is enough."""
+    graph = relu_mlp(0, 1, 1)
+    linear = graph.nodes[-1].op
+    slope, shift = float(linear.weight[0, 0]), float(linear.bias[0])  # y = slope x + shift
+    rows = np.array([[1 / slope], [-1 / slope]])
+    case = case_of(np.zeros(1), np.ones(1), (rows, [shift / slope, -shift / slope - 1]))
+    found = search(graph, case)
+    assert found.subproblems == 1
+    assert 0.4 < found.lower <= 0.5
+    weight = mixture(np.zeros((1, 1)), np.ones((1, 1)), np.array([[[1.0], [-1.0]]]), np.array([[0.0, 1.0]]), 8)
+    assert np.allclose(weight, 0.5, atol=0.1)
+
+
+def test_rows_that_are_not_finite_get_no_weight():
+    zero, one = np.zeros((2, 1)), np.ones((2, 1))
+    weight = mixture(zero, one, np.ones((2, 2, 1)), np.array([[-np.inf, 1.0], [-np.inf, -np.inf]]), 8)
+    assert weight.tolist() == [[0.0, 1.0], [0.0, 0.0]]
 
 
 def test_the_deadline_is_kept_and_what_is_known_by_then_returned():

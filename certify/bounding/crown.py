@@ -90,7 +90,9 @@ def rounding_weight(graph: Graph, index: int, boxes: Sequence[Interval | None]) 
         own, reach = (magnitude(*b).reshape((count, -1)) for b in (box, inputs[0]))
         weight = 8 * unit * (reach + own) + 2 * gamma(size + 8, name) * (own + reach)
     else:
-        relative = gamma(terms(node.op, shapes) + 4, name) + weight_slack(node.op)
+        # A row times a matrix sums over the matrix' rows; `terms` is for both directions.
+        summed = len(node.op.weight) if isinstance(node.op, Linear) else terms(node.op, shapes)
+        relative = gamma(summed + 4, name) + weight_slack(node.op)
         reach = linear(absolute(node.op), *(magnitude(*b) for b in inputs))
         weight = 1.1 * relative * reach.reshape((count, -1))
         shift = bias(node.op)

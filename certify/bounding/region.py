@@ -112,20 +112,26 @@ def extremes(a: Array, region: Region) -> tuple[Array, Array]:
 
 
 def _over_box(a: Array, region: Region, *, rounding: bool) -> tuple[Array, Array]:
-    return over_box(a, *split_interval(region.lower, region.upper), rounding=rounding)
+    """(a . c, |a| . r) of the box, the rounding of both inside the second."""
+    center, radius, factor, floor = box_terms(region, rounding=rounding)
+    return _weighted(a, center), _weighted(namespace(a).abs(a), radius) * factor + floor
 
 
-def over_box(a: Array, center: Array, radius: Array, *, rounding: bool) -> tuple[Array, Array]:
-    """(a . center, |a| . radius), each (B, S), for a (B, S, n) and (B, n); the rounding of both inside the second."""
-    xp = namespace(a)
+def box_terms(region: Region, *, rounding: bool) -> tuple[Array, Array, float, Array | float]:
+    """(c, r, factor, floor): a . x lies within |a| . r factor + floor of a . c, both as `inner` sums them.
+
+    c, r: (B, n). The rounding of a . c is a larger r, that of |a| . r the factor, what underflows the floor.
+    """
+    xp = namespace(region.lower)
+    center, radius = split_interval(region.lower, region.upper)
     if not rounding:
-        return _weighted(a, center), _weighted(xp.abs(a), radius)
-    name, n = dtype_name(a), a.shape[-1]
+        return center, radius, 1.0, 0.0
+    name, n = dtype_name(center), center.shape[-1]
     relative = gamma(depth(n, name) + 4, name)
     # The smallest normal number stands in where the product with |center| underflows: coefficients may be huge.
-    spread = _weighted(xp.abs(a), radius + (1.1 * relative * xp.abs(center) + UNDERFLOW[name]))
-    reach = xp.max(xp.abs(center) + radius)
-    return _weighted(a, center), spread * (1 + 1.1 * relative) + n * UNDERFLOW[name] * (1 + reach)
+    swollen = radius + (1.1 * relative * xp.abs(center) + UNDERFLOW[name])
+    floor = n * UNDERFLOW[name] * (1 + xp.max(xp.abs(center) + radius))
+    return center, swollen, 1 + 1.1 * relative, floor
 
 
 def _weighted(a: Array, vector: Array) -> Array:

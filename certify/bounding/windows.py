@@ -21,6 +21,7 @@ from certify.arrays import (
     Array,
     convolve_transposed,
     dtype_name,
+    inner,
     like,
     like_index,
     namespace,
@@ -30,10 +31,10 @@ from certify.arrays import (
     take_along,
 )
 from certify.bounding.crown import Choice, Form, Knowledge, exact_unit, parallel_relaxation, relaxation
-from certify.bounding.region import over_box
+from certify.bounding.region import box_terms
 from certify.bounding.steps import parallel_lines, through
 from certify.graph import Graph
-from certify.ops.base import Relaxation, Slopes, magnitude, split_interval
+from certify.ops.base import Relaxation, Slopes, magnitude
 from certify.ops.conv import Conv
 from certify.ops.shape import Add
 from certify.rules import Op, bias, is_affine
@@ -235,8 +236,10 @@ class _Windows:
     def finish(self, a: Array, frame: Frame) -> None:
         """The extremes over the region, a box, from the windows at the input: a (B, K, C, cells)."""
         flat = a.reshape((a.shape[0] * a.shape[1], 1, -1))
-        box = (self._flat(v, 0, frame)[:, 0] for v in split_interval(self.known.region.lower, self.known.region.upper))
-        middle, spread = (v.reshape(self.error.shape) for v in over_box(flat, *box, rounding=self.carry.rounding))
+        center, radius, factor, floor = box_terms(self.known.region, rounding=self.carry.rounding)
+        middle = inner(flat, self._flat(center, 0, frame)).reshape(self.error.shape)
+        reach = inner(namespace(a).abs(flat), self._flat(radius, 0, frame)).reshape(self.error.shape)
+        spread = reach * factor + floor
         if self.carry.parallel:
             self.error = self.error + spread
             self._add(middle)

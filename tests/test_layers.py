@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("certify.certificate",),
     ("certify.machine",),
     ("certify.pipeline",),
-    ("certify.store",),
+    ("certify.store", "certify.distance"),
     ("certify.runner",),
     ("certify.report",),
     ("certify.api",),

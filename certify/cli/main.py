@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from certify.cli.codes import ALARM, INTERRUPTED, READER_LEFT
+from certify.cli.distance import distance
 from certify.cli.doctor import doctor
 from certify.cli.run import run
 from certify.cli.vnnlib_command import vnnlib
@@ -24,6 +25,7 @@ EPILOG = """
 Examples:
   certify run models/digits_cnn.onnx --eps 2/255
   certify run net.onnx --data mnist --data-dir ~/data --eps 0.1 --samples 100
+  certify distance net.onnx --data mnist --data-dir ~/data --samples 10
   certify doctor net.onnx
   certify vnnlib net.onnx prop.vnnlib --timeout 60 --result-file out.txt
 
@@ -104,6 +106,7 @@ def cli(debug: bool) -> None:
 cli.add_command(run)
 cli.add_command(vnnlib)
 cli.add_command(doctor)
+cli.add_command(distance)
 
 
 def main() -> None:

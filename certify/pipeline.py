@@ -2,7 +2,7 @@
 
 The order pays (ALGORITHMS: most unsafe samples fall at once, most safe ones need no more than CROWN); nothing here
 decides. `falsified` comes only from onnxruntime's replay, `verified` only from a float64 bound with outward
-rounding; whether the two contradict each other the caller examines (certify.runner). Complete search goes on for
+rounding; whether the two contradict each other the caller examines (certify.verdict). Complete search goes on for
 a while before the longer attack, and to the end after it.
 """
 

@@ -25,7 +25,7 @@ from certify.model import Model
 from certify.options import Radius
 from certify.property import Case, Polytope, Property, input_ball, misclassification
 from certify.store import Row, Store
-from certify.verdict import Outcome, Verdict
+from certify.verdict import Outcome, Verdict, as_error, examine
 
 if TYPE_CHECKING:
     from certify.attacks.replay import Replayer
@@ -36,10 +36,6 @@ CLEAN_STAGE = "clean"
 CLEAN_CHUNK = 256  # inputs per commit of the clean stage
 # Samples per commit at most: a kill loses no more. Not fitted to the time they take, or results would depend on it.
 COMMIT_EVERY = 64
-# A bound holds in real arithmetic, a replayed margin is onnxruntime's, mostly float32: they may cross by this much,
-# relative to the larger.
-# Where they differ in sign, verdict against verdict, there is no slack.
-REPLAY_ERROR = 1e-3
 
 _log = logging.getLogger(__name__)
 
@@ -201,29 +197,6 @@ def _decide(job: Job, properties: Sequence[Property], deadline: float | None) ->
     return [examine(outcome) for outcome in outcomes]
 
 
-def examine(outcome: Outcome) -> tuple[Outcome, str]:
-    """The outcome, or an `error` in its place if it contradicts itself; with the alarm's text, "" if all is well.
-
-    Fails closed: NaN, or `falsified` without a witness, is an error; a proof beside a violation is an alarm.
-    """
-    lower, upper = outcome.lower, outcome.upper
-    if np.isnan(lower) or np.isnan(upper):
-        return _as_error(outcome, "the bound or the margin is not a number"), ""
-    violated = upper < 0 or outcome.witness is not None
-    if violated and (outcome.verdict is Verdict.VERIFIED or lower > 0):
-        text = (
-            f"proved safe (lower bound {lower:g}, stage {outcome.stage}), "
-            f"yet onnxruntime shows a violation (margin {upper:g})"
-        )
-        return _as_error(outcome, f"soundness alarm: {text}"), text
-    if lower > upper + REPLAY_ERROR * max(1.0, abs(lower) if np.isfinite(lower) else 1.0, abs(upper)):
-        text = f"lower bound {lower:g} (stage {outcome.stage}) lies above the margin {upper:g} that onnxruntime shows"
-        return _as_error(outcome, f"soundness alarm: {text}"), text
-    if outcome.verdict is Verdict.FALSIFIED and outcome.witness is None:
-        return _as_error(outcome, "called falsified without a witness"), ""
-    return outcome, ""
-
-
 def against_smaller(radius: Radius, outcome: Outcome, smaller: Mapping[Radius, Outcome]) -> tuple[Outcome, str]:
     """What was shown in the balls of smaller radii, ascending, was shown in this one; with the alarm's text or ""."""
     if outcome.verdict is Verdict.ERROR or not smaller:
@@ -231,7 +204,7 @@ def against_smaller(radius: Radius, outcome: Outcome, smaller: Mapping[Radius, O
     shown = [(r, earlier) for r, earlier in smaller.items() if earlier.witness is not None]
     if shown and outcome.verdict is Verdict.VERIFIED:
         text = f"proved safe at {radius} (stage {outcome.stage}), yet falsified at the smaller eps {shown[0][0]}"
-        return _as_error(outcome, f"soundness alarm: {text}"), text
+        return as_error(outcome, f"soundness alarm: {text}"), text
     if shown and outcome.verdict is Verdict.UNKNOWN:
         eps, earlier = shown[0]
         reason = f"the witness of eps {eps}"
@@ -276,17 +249,6 @@ def _property(job: Job, position: int, radius: Radius, rivals: dict[int, tuple[P
 def _failed(stage: str, error: Exception) -> Outcome:
     _log.debug("a sample failed", exc_info=error)
     return Outcome(Verdict.ERROR, stage, _first_line(error))
-
-
-def _as_error(outcome: Outcome, reason: str) -> Outcome:
-    """`error` with the numbers kept where they are numbers, and the witness kept as evidence."""
-    return replace(
-        outcome,
-        verdict=Verdict.ERROR,
-        reason=reason,
-        lower=-np.inf if np.isnan(outcome.lower) else outcome.lower,
-        upper=np.inf if np.isnan(outcome.upper) else outcome.upper,
-    )
 
 
 def _first_line(error: Exception) -> str:

@@ -8,11 +8,16 @@ error       the sample could not run at all; the reason says why
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
+
+# A bound holds in real arithmetic, a replayed margin is onnxruntime's, mostly float32: they may cross by this much,
+# relative to the larger.
+# Where they differ in sign, verdict against verdict, there is no slack.
+REPLAY_ERROR = 1e-3
 
 
 class Verdict(StrEnum):
@@ -58,3 +63,37 @@ class Outcome:
     witness: Witness | None = None
     checked: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+def examine(outcome: Outcome) -> tuple[Outcome, str]:
+    """The outcome, or an `error` in its place if it contradicts itself; with the alarm's text, "" if all is well.
+
+    Fails closed: NaN, or `falsified` without a witness, is an error; a proof beside a violation is an alarm.
+    """
+    lower, upper = outcome.lower, outcome.upper
+    if np.isnan(lower) or np.isnan(upper):
+        return as_error(outcome, "the bound or the margin is not a number"), ""
+    violated = upper < 0 or outcome.witness is not None
+    if violated and (outcome.verdict is Verdict.VERIFIED or lower > 0):
+        text = (
+            f"proved safe (lower bound {lower:g}, stage {outcome.stage}), "
+            f"yet onnxruntime shows a violation (margin {upper:g})"
+        )
+        return as_error(outcome, f"soundness alarm: {text}"), text
+    if lower > upper + REPLAY_ERROR * max(1.0, abs(lower) if np.isfinite(lower) else 1.0, abs(upper)):
+        text = f"lower bound {lower:g} (stage {outcome.stage}) lies above the margin {upper:g} that onnxruntime shows"
+        return as_error(outcome, f"soundness alarm: {text}"), text
+    if outcome.verdict is Verdict.FALSIFIED and outcome.witness is None:
+        return as_error(outcome, "called falsified without a witness"), ""
+    return outcome, ""
+
+
+def as_error(outcome: Outcome, reason: str) -> Outcome:
+    """`error` with the numbers kept where they are numbers, and the witness kept as evidence."""
+    return replace(
+        outcome,
+        verdict=Verdict.ERROR,
+        reason=reason,
+        lower=-np.inf if np.isnan(outcome.lower) else outcome.lower,
+        upper=np.inf if np.isnan(outcome.upper) else outcome.upper,
+    )

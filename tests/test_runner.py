@@ -16,8 +16,8 @@ from certify.errors import DataError, NoSamples, SoundnessError, UsageError
 from certify.options import parse_eps
 from certify.property import Box, Property
 from certify.report.result import Report
-from certify.runner import Job, Progress, examine
-from certify.verdict import Outcome, Verdict, Witness
+from certify.runner import Job, Progress
+from certify.verdict import Outcome, Verdict, Witness, examine
 
 
 def job(folder: Path, exact: ModuleType, eps: str = "0.01,0.1") -> Job:

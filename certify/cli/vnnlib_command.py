@@ -160,7 +160,7 @@ def decide_property(model: str, spec: str, seed: int, deadline: float) -> Outcom
     from certify.frontends.onnx_import import load_model
     from certify.frontends.vnn_spec import load_property
     from certify.pipeline import Settings, decide
-    from certify.runner import examine
+    from certify.verdict import examine
 
     found: list[Property] = []
 

@@ -19,10 +19,10 @@ class AscentOptions:
     iteration.
     """
 
-    iterations: int = 20
+    iterations: int = 10
     step: float = 0.1
     multiplier_step: float = 0.5
-    decay: float = 0.95
+    decay: float = 0.9
 
 
 @dataclass(frozen=True, eq=False)

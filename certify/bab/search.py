@@ -39,7 +39,7 @@ class SearchOptions:
 
     ascent: AscentOptions = field(default_factory=AscentOptions)
     leaf: AscentOptions = field(default_factory=lambda: AscentOptions(iterations=200, decay=0.98))
-    tries: int = 3
+    tries: int = 8
     smallest: int = 8
     largest: int = 512
 

@@ -189,13 +189,13 @@ class Tree:
 
     def candidates(self, node: Bounded) -> list[int]:
         """The neurons whose relaxation the LP's optimum leans on most: dual of the triangle x how far it is used."""
-        free = np.ones(len(self.active), dtype=bool)
+        free = self.triangle >= 0
         free[[n for n, _ in node.split.phases]] = False
         solution = node.solution
         score = np.zeros(len(free))
         if solution.x is not None and solution.row_dual is not None:
             used = np.minimum(solution.x[self.active], solution.x[self.inactive])
-            price = np.where(self.triangle >= 0, np.abs(solution.row_dual[self.triangle]), 0.0)
+            price = np.abs(np.append(solution.row_dual, 0.0)[self.triangle])
             score = np.where(free, price * (used > USED) + USED * used, -1.0)
         order = np.argsort(-score)[:TRIED]
         return [int(n) for n in order if score[n] > 0] or [int(n) for n in np.flatnonzero(free)[:1]]
@@ -244,7 +244,7 @@ def split_knowledge(known: Knowledge, phases: tuple[Phase, ...], splits: list[Sp
 
 
 def _triangle_rows(margin: Margin, active: np.ndarray) -> np.ndarray:
-    """For each open neuron the row y' + s' <= 1, -1 where the program needs none."""
+    """For each open neuron the row y' + s' <= 1; -1 where it has none, since it does not matter."""
     matrix = margin.encoding.program.matrix.tocsc()
     rows = np.full(len(active), -1, dtype=np.int64)
     bounded = (margin.encoding.program.row_lower == -np.inf) & (margin.encoding.program.row_upper == 1.0)

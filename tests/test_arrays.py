@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import torch
+from exact import exact
 
-from certify.arrays import computes_float32
+from certify.arrays import UNIT_ROUNDOFF, computes_float32, convolve, convolve_transposed, depth, inner
 from certify.bounding.margins import Networks
 from certify.graph import Graph, Node
 from certify.ops import Input, Relu
@@ -49,3 +51,41 @@ def test_no_float32_bound_where_operands_may_be_rounded_further(what: str, monke
     graph = Graph((Node("x", Input(), (), (1,)), Node("y", Relu(), (0,), (1,))))
     assert not computes_float32(CPU)
     assert Networks.of(graph, CPU).draft is None
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("rows", "count"), [(3, 1), (3, 2), (3, 7), (2, 100), (2, 1000), (950, 129), (60, 2100)])
+def test_no_product_of_an_inner_sum_meets_more_roundings_than_stated(rows, count, dtype, library):
+    """|inner - sum a v| <= gamma_depth sum |a v|, exactly, also where matrix-vector products take over; two vectors."""
+    rng = np.random.default_rng([70, count])
+    a, v = (rng.standard_normal((2, n, count)).astype(dtype) for n in (rows, 1))
+    give = (lambda x: x) if library == "numpy" else torch.tensor
+    got = np.asarray(inner(give(a), give(v)))
+    steps = depth(count, dtype) * UNIT_ROUNDOFF[dtype]
+    some = [(b, s) for b in (0, 1) for s in {0, rows - 1}]
+    for b, s in some:
+        products = exact(a[b, s]) * exact(v[b, 0])
+        assert (
+            abs(exact(got[b, s : s + 1])[0] - products.sum()) <= abs(products).sum() * exact(steps / (1 - steps)).item()
+        )
+    np.testing.assert_allclose(got, (a.astype(np.float64) * v).sum(axis=-1), atol=1e-3 if dtype == "float32" else 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_strided_transposed_convolutions_are_adjoint(seed):
+    """<conv(x), a> = <x, conv^T(a)> for any stride, padding, dilation and kernel, rows in one piece or several."""
+    rng = np.random.default_rng([71, seed])
+    stride, dilation, kernel = (tuple(int(n) for n in rng.integers(1, top, 2)) for top in (4, 3, 5))
+    pads = tuple(int(n) for n in rng.integers(0, 4, 4))
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    size = tuple(
+        int(n) + max(1, r - b - e) for n, r, b, e in zip(rng.integers(0, 9, 2), reach, pads[:2], pads[2:], strict=True)
+    )
+    count = 2000 if seed % 20 == 0 else 5
+    weight, x = torch.tensor(rng.standard_normal((3, 2, *kernel))), torch.tensor(rng.standard_normal((count, 2, *size)))
+    y = convolve(x, weight, stride, pads, dilation, 1)
+    a = torch.tensor(rng.standard_normal(tuple(y.shape)))
+    back = convolve_transposed(a, weight, stride, pads, dilation, 1, size)
+    assert back.shape == x.shape
+    torch.testing.assert_close((y * a).sum(dim=(1, 2, 3)), (back * x).sum(dim=(1, 2, 3)))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from certify.arrays import UNDERFLOW, UNIT_ROUNDOFF, Array, depth, dtype_name, inner, namespace, one_hot, take_along
 from certify.bounding.region import Region, extremes, minimum
-from certify.bounding.steps import Lines, lent, parallel_lines, through
+from certify.bounding.steps import Lines, lent, parallel_lines, through, times_rows
 from certify.graph import Graph
 from certify.ops.affine import Linear
 from certify.ops.base import Relaxation, Slopes, bias_slack, gamma, magnitude, weight_slack
@@ -291,8 +291,7 @@ def _carry(
                 constant = constant + xp.matmul(a, xp.broadcast_to(shift, node.shape).reshape((-1,)))
             if weight is not None:
                 error = error + inner(xp.abs(a), weight[:, None, :])
-            shapes = tuple(graph.nodes[i].shape for i in node.inputs)
-            parts = transpose(node.op, a.reshape((count * specs, *node.shape)), shapes)
+            parts = _step_back(known, index, a, index in form.coeff)
         else:
             if reached is not None:
                 reached[index] = a
@@ -304,6 +303,17 @@ def _carry(
         if rounding:
             error = error + 2 * UNIT_ROUNDOFF[name] * xp.abs(constant)
     return pending.get(0), constant, error
+
+
+def _step_back(known: Knowledge, index: int, a: Array, first: bool) -> Sequence[Array]:
+    """The coefficients a (B, S, n) of an affine node carried to its inputs; first: no reader of it was passed."""
+    graph, node = known.graph, known.graph.nodes[index]
+    if known.lines is not None and not first and graph.consumers[index]:
+        ready = known.lines[graph.consumers[index][0]]
+        if ready is not None and ready.thin is not None:
+            return (times_rows(a, ready.thin),)
+    shapes = tuple(graph.nodes[i].shape for i in node.inputs)
+    return transpose(node.op, a.reshape((a.shape[0] * a.shape[1], *node.shape)), shapes)
 
 
 def both(known: Knowledge, form: Form) -> Interval:
@@ -328,8 +338,7 @@ def both(known: Knowledge, form: Form) -> Interval:
             shift = bias(node.op)
             if shift is not None:
                 middle = middle + xp.matmul(a, xp.broadcast_to(shift, node.shape).reshape((-1,)))
-            shapes = tuple(graph.nodes[i].shape for i in node.inputs)
-            parts = transpose(node.op, a.reshape((count * specs, *node.shape)), shapes)
+            parts = _step_back(known, index, a, index in form.coeff)
         else:
             a, change, wrong = parallel_lines(a, *parallel_relaxation(known, index, spread))
             middle, radius, spread = middle + change, radius + wrong, None

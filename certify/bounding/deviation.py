@@ -20,9 +20,13 @@ from certify.bounding.crown import Knowledge, rounding_weight, underflow
 from certify.bounding.region import Region
 from certify.bounding.steps import Lines
 from certify.graph import Graph
+from certify.ops.affine import Linear
 from certify.ops.base import Relaxation, Slopes, Weighted, affine_interval, gamma, magnitude, split_interval
 from certify.ops.shape import Concat, Reshape
 from certify.rules import Interval, Op, evaluate, is_affine, linear, relax
+
+# Numbers in the rows of one layer that are copied for its samples: 64 MB in float32.
+LARGEST_THIN = 16_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +131,23 @@ class Deviations:
         z, y = self.flat(source), self.flat(index)
         lower, upper = (side.reshape(z.shape) for side in box)
         weight = self.weights[source]
-        return lines_about(self.exact.nodes[index].op, (lower, upper), z, y, weight, self.draft.sample)
+        lines = lines_about(self.exact.nodes[index].op, (lower, upper), z, y, weight, self.draft.sample)
+        node = self.draft.differences.nodes[source]
+        if self.exact.consumers[source] != (index,) or not isinstance(node.op, Linear) or len(node.shape) != 1:
+            return lines
+        return replace(lines, thin=_thinned(lines, node.op.weight))
+
+
+def _thinned(lines: Lines, weight: Array) -> tuple[tuple[Array, Array], ...] | None:
+    """The fields of Lines.thin, None where they would not halve the products or hold too much."""
+    xp = namespace(weight)
+    slopes = (lines.apart.lower_slope, lines.apart.upper_slope, lines.parallel[0])
+    dead = (slopes[0] == 0) & (slopes[1] == 0) & (slopes[2] == 0)  # a NaN is no zero
+    counts = xp.sum(xp.astype(~dead[:, 0], xp.int64), axis=1)
+    if 2 * int(xp.max(counts)) > weight.shape[0] or int(xp.sum(counts)) * weight.shape[1] > LARGEST_THIN:
+        return None
+    found = (xp.nonzero(~dead[b, 0])[0] for b in range(len(dead)))
+    return tuple((live, xp.take(weight, live, axis=0)) for live in found)
 
 
 def lines_about(op: Op, box: Interval, z: Array, y: Array, weight: Array | None, sample: Array) -> Lines:

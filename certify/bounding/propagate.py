@@ -50,7 +50,7 @@ CHUNK = 2_000_000
 # malloc does not take from the system each time take half the time.
 NUMPY_CHUNK = 50_000
 # Rows of padding that cost less than the fixed costs of one more pass (some 40 array calls).
-SMALL_PASS = 64
+SMALL_PASS = 100
 
 
 @dataclass(frozen=True, eq=False)

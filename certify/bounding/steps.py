@@ -14,17 +14,32 @@ class Lines:
     """Relaxations of a nonlinear node made ready for many passes, the rounding of a step inside their intercepts.
 
     apart: for CROWN. parallel: (slope, middle, spread) for passes that serve both sides. All (B, 1, n).
+    thin: where the node reads a Linear that nothing else reads, each sample's neurons with a slope and their rows of
+    the weight. The others' coefficients are zero after the step: a ReLU network's inactive neurons, often most.
     """
 
     apart: Relaxation
     parallel: tuple[Array, Array, Array]
+    thin: tuple[tuple[Array, Array], ...] | None = None
 
     def __getitem__(self, rows: Array | slice) -> Lines:
         """The lines of some samples."""
         apart = self.apart
         fields = (apart.lower_slope, apart.lower_intercept, apart.upper_slope, apart.upper_intercept)
         slope, middle, spread = self.parallel
-        return Lines(Relaxation(*(f[rows] for f in fields)), (slope[rows], middle[rows], spread[rows]))
+        thin = self.thin
+        if thin is not None:
+            thin = thin[rows] if isinstance(rows, slice) else tuple(thin[int(i)] for i in rows)
+        return Lines(Relaxation(*(f[rows] for f in fields)), (slope[rows], middle[rows], spread[rows]), thin)
+
+
+def times_rows(a: Array, thin: tuple[tuple[Array, Array], ...]) -> Array:
+    """a (B, S, m) times each sample's matrix, given as the rows that meet nonzero columns of a: (B, S, n)."""
+    xp = namespace(a)
+    out = xp.empty((*a.shape[:2], thin[0][1].shape[1]), dtype=a.dtype, device=a.device)
+    for b, (live, rows) in enumerate(thin):
+        out[b] = a[b][:, live] @ rows
+    return out
 
 
 def through(a: Array, lines: Relaxation, weight: Array | None) -> tuple[Array, Array, Array]:

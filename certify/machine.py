@@ -179,15 +179,15 @@ class Machine:
                 for stage, seconds in proof.seconds.items():
                     task.spend(stage, seconds)
 
-    def split(self, task: Task, deadline: float) -> None:
-        """Complete search by input splits; the deadline ends it."""
+    def split(self, task: Task, patience: float, deadline: float) -> None:
+        """Complete search by input splits; past `patience` it goes on only if it seems to come to an end."""
         from certify.bab.input_split import search_inputs
 
         begin = time.perf_counter()
         nets = self.light if self.light_methods else self.heavy
         with nets.without_gradients():
             found = search_inputs(
-                nets.exact, task.case, replay=self.judge(task.case), deadline=deadline, sample=nets.sample
+                nets.exact, task.case, replay=self.judge(task.case), deadline=deadline, patience=patience
             )
         task.spend(SPLIT_STAGE, time.perf_counter() - begin)
         task.raise_to(found.lower, SPLIT_STAGE)

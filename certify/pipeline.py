@@ -128,7 +128,8 @@ def _split(machine: Machine, tasks: Sequence[Task], end: float) -> None:
     for number, task in enumerate(todo):
         now = time.monotonic()
         if task.owner not in fallen and now < end:
-            machine.split(task, now + SPLIT_SHARE * (end - now) / (len(todo) - number))
+            mine = (end - now) / (len(todo) - number)
+            machine.split(task, now + SPLIT_SHARE * mine, now + mine)
         if task.witness is not None:
             fallen.add(task.owner)
 

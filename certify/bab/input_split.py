@@ -26,7 +26,7 @@ from certify.bounding.propagate import propagate
 from certify.bounding.region import Region, region_of
 from certify.bounding.target import Index, Mask, Target
 from certify.graph import Graph
-from certify.ops.base import gamma, magnitude
+from certify.ops.base import Weighted, gamma, magnitude
 from certify.property import Case, Float64
 from certify.verdict import Witness
 
@@ -34,6 +34,7 @@ from certify.verdict import Witness
 CLIPPED = UNDERFLOW["float64"]
 FRONTIER_BYTES = 1 << 30
 BATCH_NUMBERS = 1 << 24  # of the arrays that a step holds for its boxes
+CLOSING = 0.75  # with fewer open boxes than this share of the most there were, a search is about to end
 STEP_SECONDS = 0.5  # a step shall take less, or the deadline is kept badly
 MIXTURE_STEPS = 8
 # Descents of a step: a twentieth of what bounding its boxes takes. ACAS Xu 1_9 prop_7 falls to a hundred, to ten not.
@@ -78,14 +79,21 @@ class _Bounded:
 
 
 def search_inputs(
-    graph: Graph, case: Case, *, replay: Replay, deadline: float, sample: Array | None = None, most: int = 1024
+    graph: Graph,
+    case: Case,
+    *,
+    replay: Replay,
+    deadline: float,
+    patience: float = math.inf,
+    most: int = 1024,
 ) -> SearchResult:
     """Split the input box until every unsafe polytope is excluded everywhere, a witness is found, or time is over.
 
-    graph: float64, numpy or torch; sample: an array of its library (default numpy). deadline: on time.monotonic()'s
-    clock. most: boxes a step. The lower bound is sound whenever the search stops.
+    graph: float64, numpy or torch. deadline: on time.monotonic()'s
+    clock; past `patience`, on the same clock, it goes on only while it closes more boxes than it opens. most: boxes a
+    step. The lower bound is sound whenever the search stops.
     """
-    sample = np.zeros(1) if sample is None else sample
+    sample = _sample_of(graph)
     if not case.unsafe or any(len(p.offset) == 0 for p in case.unsafe):
         lower = -math.inf if case.unsafe else math.inf
         return SearchResult(lower, left=int(bool(case.unsafe)))
@@ -98,13 +106,23 @@ def search_inputs(
     state = _Search(graph, sample, target, attack, Frontier(root, capacity), free)
     size = sum(math.prod(node.shape) for node in graph.nodes)
     most = max(1, min(most, BATCH_NUMBERS // (size * (len(free) + len(state.target.rows)))))
-    width = most
-    while len(state.frontier) and state.witness is None and time.monotonic() < deadline:
-        begin = time.monotonic()
+    width, peak = most, 0
+    while len(state.frontier) and state.witness is None and (begin := time.monotonic()) < deadline:
+        peak = max(peak, len(state.frontier))
+        if begin >= patience and len(state.frontier) > CLOSING * peak:
+            break
         _step(state, width, deadline)
         spent = time.monotonic() - begin
         width = max(1, width // 2) if spent > STEP_SECONDS else min(most, 2 * width)
     return state.result()
+
+
+def _sample_of(graph: Graph) -> Array:
+    """A number in the library and on the device that the graph was cast to."""
+    for node in graph.nodes:
+        if isinstance(node.op, Weighted):
+            return node.op.weight.reshape((-1,))[:1]
+    return np.zeros(1)
 
 
 def _step(state: _Search, width: int, deadline: float) -> None:

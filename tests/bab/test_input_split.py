@@ -112,9 +112,7 @@ def test_verdicts_do_not_depend_on_the_batch_nor_the_library(seed, library):
         sample = np.zeros(1) if library == "numpy" else torch.zeros(1, dtype=torch.float64)
         deadline = time.monotonic() + FOREVER
         for most in (1, 7, 1024):
-            found = search_inputs(
-                graph.cast(sample), case, replay=judge(graph, case), deadline=deadline, sample=sample, most=most
-            )
+            found = search_inputs(graph.cast(sample), case, replay=judge(graph, case), deadline=deadline, most=most)
             assert found.decided
             assert (found.witness is None) is safe
 
@@ -209,6 +207,15 @@ def test_the_deadline_is_kept_and_what_is_known_by_then_returned():
     found = search(graph, case, seconds=0.0)
     assert found.lower == -np.inf
     assert found.left == 1
+
+
+def test_patience_ends_a_search_that_opens_more_than_it_closes_but_not_one_that_is_about_to_end():
+    graph, lower, upper, (one, three), (a, b) = several(0)
+    case = case_of(lower, upper, (one, [a - 0.3]), (three, [b - 0.3] * 3))
+    now = time.monotonic()
+    options = {"replay": lambda points: None, "deadline": now + FOREVER, "most": 1}
+    assert search_inputs(graph.cast(np.zeros(1)), case, patience=now, **options).subproblems == 0
+    assert search_inputs(graph.cast(np.zeros(1)), case, patience=now + FOREVER, **options).lower > 0
 
 
 def test_a_case_without_polytopes_holds_and_one_without_rows_does_not():

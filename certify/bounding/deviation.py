@@ -16,9 +16,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from certify.arrays import UNDERFLOW, UNIT_ROUNDOFF, Array, depth, dtype_name, namespace, narrow_interval
-from certify.bounding.crown import Knowledge, rounding_weight, underflow
+from certify.bounding.crown import Knowledge
 from certify.bounding.region import Region
 from certify.bounding.steps import Lines
+from certify.bounding.weights import rounding_weight, underflow
 from certify.graph import Graph
 from certify.ops.affine import Linear
 from certify.ops.base import Relaxation, Slopes, Weighted, affine_interval, gamma, magnitude, split_interval

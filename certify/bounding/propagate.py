@@ -30,10 +30,11 @@ from certify.arrays import (
     take_along,
     to_numpy,
 )
-from certify.bounding.crown import Choice, Form, Knowledge, backward, both, rounding_weight, underflow, unit_form
+from certify.bounding.crown import Choice, Form, Knowledge, backward, both, unit_form
 from certify.bounding.deviation import Deviations, Draft
 from certify.bounding.interval import step
 from certify.bounding.region import Region
+from certify.bounding.weights import rounding_weight, underflow
 from certify.bounding.windows import Carry, frames, window_form
 from certify.graph import Graph
 from certify.ops.affine import Scale

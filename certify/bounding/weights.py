@@ -1,0 +1,74 @@
+"""What rounding and underflow may do at one node of a backward pass, from the intervals of the nodes around it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from certify.arrays import UNDERFLOW, UNIT_ROUNDOFF, Array, depth, dtype_name, namespace
+from certify.graph import Graph
+from certify.ops.affine import Linear
+from certify.ops.base import bias_slack, gamma, magnitude, weight_slack
+from certify.ops.shape import Concat, Reshape
+from certify.rules import Interval, absolute, bias, is_affine, linear, terms
+
+
+def rounding_weight(graph: Graph, index: int, boxes: Sequence[Interval | None]) -> Array | None:
+    """w of one node, (B, n): bound of |error| / |A| that a backward step through it may commit, from its inputs' boxes.
+
+    Affine: the product A W commits gamma_terms |A| |W| m, the dot A b gamma_n |A| |b|, an inexact constant its
+    stated error. Nonlinear: three roundings of A, and the dot with the intercepts. What underflow takes from w
+    itself, the smallest normal number gives back. Sums over several readers are `_collect`'s.
+    """
+    node = graph.nodes[index]
+    box = boxes[index]
+    assert box is not None
+    if index == 0 or isinstance(node.op, Reshape | Concat):
+        return None
+    name = dtype_name(box[0])
+    unit, size, count = UNIT_ROUNDOFF[name], math.prod(node.shape), box[0].shape[0]
+    shapes = tuple(graph.nodes[i].shape for i in node.inputs)
+    inputs = [_known(boxes, i) for i in node.inputs]
+    if not is_affine(node.op):
+        size = depth(size, name)
+        own, reach = (magnitude(*b).reshape((count, -1)) for b in (box, inputs[0]))
+        weight = 8 * unit * (reach + own) + 2 * gamma(size + 8, name) * (own + reach)
+    else:
+        # A row times a matrix sums over the matrix' rows; `terms` is for both directions.
+        summed = len(node.op.weight) if isinstance(node.op, Linear) else terms(node.op, shapes)
+        relative = gamma(summed + 4, name) + weight_slack(node.op)
+        reach = linear(absolute(node.op), *(magnitude(*b) for b in inputs))
+        weight = 1.1 * relative * reach.reshape((count, -1))
+        shift = bias(node.op)
+        if shift is not None:
+            xp = namespace(shift)
+            wide = xp.broadcast_to(2 * gamma(size + 4, name) * xp.abs(shift) + 2 * bias_slack(node.op), node.shape)
+            weight = weight + wide.reshape((1, -1))
+    return weight + UNDERFLOW[name]
+
+
+def underflow(graph: Graph, index: int, boxes: Sequence[Interval | None]) -> Array:
+    """(B,): what products at this node may lose in one pass: the smallest normal number each, times the value it
+    meets.
+    """
+    node = graph.nodes[index]
+    reach = _reach(_known(boxes, index))
+    width, size = 1, math.prod(node.shape)
+    for i in node.inputs:
+        reach = namespace(reach).maximum(reach, _reach(_known(boxes, i)))
+        size += math.prod(graph.nodes[i].shape)
+    if index and is_affine(node.op):
+        width = terms(node.op, tuple(graph.nodes[i].shape for i in node.inputs))
+    return UNDERFLOW[dtype_name(reach)] * size * (width + 4) * (1 + reach)
+
+
+def _reach(box: Interval) -> Array:
+    """(B,): the largest absolute value."""
+    size = magnitude(*box)
+    return namespace(size).max(size.reshape((size.shape[0], -1)), axis=1)
+
+
+def _known(boxes: Sequence[Interval | None], index: int) -> Interval:
+    box = boxes[index]
+    assert box is not None
+    return box

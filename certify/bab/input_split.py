@@ -105,7 +105,8 @@ def search_inputs(
     attack = Descents(graph, sample, target, root.lower[0], root.upper[0], replay)
     state = _Search(graph, sample, target, attack, Frontier(root, capacity), free)
     size = sum(math.prod(node.shape) for node in graph.nodes)
-    most = max(1, min(most, BATCH_NUMBERS // (size * (len(free) + len(state.target.rows)))))
+    each = size * (len(free) + len(target.rows)) + 4 * target.index.size * root.lower.size
+    most = max(1, min(most, BATCH_NUMBERS // each))
     width, peak = most, 0
     while len(state.frontier) and state.witness is None and (begin := time.monotonic()) < deadline:
         peak = max(peak, len(state.frontier))

@@ -114,14 +114,13 @@ class _Adam:
         return moves
 
 
-def _scale(batch: Batch, taken: Pass, start: int) -> Tensor:
-    """(B, 1): the mean absolute coefficient behind the nonlinear nodes that read a start node."""
+def _scale(batch: Batch, taken: Pass, start: int) -> Tensor | float:
+    """(B, 1): the mean absolute coefficient behind the nonlinear nodes that read a start node; 0 where none is free."""
     total: Tensor | float = 0.0
     for node in batch.problem.graph.consumers[start]:
         if node in taken.post:
             positive, negative = taken.post[node]
             total = total + (positive - negative).mean(dim=1, keepdim=True)
-    assert isinstance(total, Tensor)
     return total
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from certify.arrays import UNDERFLOW, UNIT_ROUNDOFF, narrow_interval
 from certify.bab.dual import Problem
 from certify.bab.subproblem import Subproblems
-from certify.bounding.crown import Choice, Knowledge, backward, row_form
+from certify.bounding.crown import Choice, Knowledge, plane, row_form
 from certify.bounding.margins import Networks, Rows, Start
 from certify.bounding.propagate import starts, unsettled
 from certify.ops.base import Slopes, gamma, magnitude
@@ -119,8 +119,19 @@ def _first(
     )
 
 
-def certified(root: Root, subs: Subproblems) -> Tensor:
-    """(N,) float64: lower bounds of the subproblems' margins in real arithmetic, under their dual variables.
+@dataclass(frozen=True, eq=False)
+class Certified:
+    """margin(x) >= coeff x + constant >= lower in real arithmetic, wherever a subproblem's boxes hold: coeff (N, n_0),
+    constant (N,), lower (N,), float64.
+    """
+
+    coeff: Tensor
+    constant: Tensor
+    lower: Tensor
+
+
+def certified(root: Root, subs: Subproblems) -> Certified:
+    """Bounds of the subproblems' margins under their dual variables.
 
     Boxes are the root's, cut by the subproblem's own. The margin of a polytope is max_r (C y - d)_r at its best
     point; any weights of the rows that sum to 1 give a lower bound of it.
@@ -129,24 +140,30 @@ def certified(root: Root, subs: Subproblems) -> Tensor:
     known = _cut(root, subs)
     nodes, free = root.known.graph.nodes, root.problem.free
 
-    def wide(node: int, part: Tensor) -> Tensor:
-        size = math.prod(nodes[node].shape)
-        out = torch.zeros(count, 1, size, dtype=torch.float64, device=part.device)
-        out[:, 0, free[nodes[node].inputs[0] if node in subs.slopes else node]] = part.double()
+    def wide(start: int, part: Tensor) -> Tensor:
+        out = torch.zeros(count, 1, math.prod(nodes[start].shape), dtype=torch.float64, device=part.device)
+        out[:, 0, free[start]] = part.double()
         return out
 
-    slopes = {n: Slopes(*(wide(n, part) for part in parts)) for n, parts in subs.slopes.items()}
+    # Clamped here, too: whoever proposed them, slopes outside make no valid lines, nor negative weights a bound.
+    slopes = {
+        n: Slopes(*(wide(nodes[n].inputs[0], part.clamp(0, 1)) for part in parts)) for n, parts in subs.slopes.items()
+    }
     multipliers = {s: wide(s, v) for s, v in subs.multipliers.items()}
     row, offset, error = _mixed(root, known, subs)
     form = row_form(root.known.graph.output, row[:, None, :])
-    value = backward(known, form, slopes=slopes, multipliers=multipliers, sharp=True)[:, 0]
-    margin: Tensor = value - offset - error
-    return margin - 4 * UNIT_ROUNDOFF["float64"] * (value.abs() + offset.abs() + error)
+    found = plane(known, form, slopes=slopes, multipliers=multipliers, sharp=True)
+    unit = 4 * UNIT_ROUNDOFF["float64"]
+    loss = offset + error
+    size = offset.abs() + error
+    value, constant = found.value[:, 0], found.constant[:, 0]
+    lower = value - loss - unit * (value.abs() + size)
+    return Certified(found.coeff[:, 0], constant - loss - unit * (constant.abs() + size), lower)
 
 
 def _mixed(root: Root, known: Knowledge, subs: Subproblems) -> tuple[Tensor, Tensor, Tensor]:
     """The weighted rows of each subproblem: coefficients (N, m), offset (N,), and what their rounding may do (N,)."""
-    mix = subs.mix.double()
+    mix = subs.mix.double().clamp(min=0) * root.problem.rows[subs.polytope]
     mix = mix / mix.sum(dim=1, keepdim=True)
     coeff, offset = root.coeff[subs.polytope], root.offset[subs.polytope]
     row, shift = torch.bmm(mix[:, None], coeff)[:, 0], torch.sum(mix * offset, dim=1)
@@ -154,7 +171,9 @@ def _mixed(root: Root, known: Knowledge, subs: Subproblems) -> tuple[Tensor, Ten
         return row, shift, torch.zeros_like(shift)
     reach = magnitude(*known.flat(root.known.graph.output))
     size = torch.sum(torch.bmm(mix[:, None], coeff.abs())[:, 0] * reach, dim=1) + torch.sum(mix * offset.abs(), dim=1)
-    return row, shift, size * (2 * gamma(mix.shape[1] + reach.shape[1] + 8, "float64")) + UNDERFLOW["float64"]
+    count = mix.shape[1]
+    tiny = 2 * count * UNDERFLOW["float64"] * (1 + reach.sum(dim=1))
+    return row, shift, size * (2 * gamma(count + reach.shape[1] + 8, "float64")) + tiny
 
 
 def _cut(root: Root, subs: Subproblems) -> Knowledge:
@@ -176,4 +195,4 @@ def _cut(root: Root, subs: Subproblems) -> Knowledge:
     region = replace(known.region, lower=many(known.region.lower), upper=many(known.region.upper))
     if region.center is not None and region.radius is not None:
         region = replace(region, center=many(region.center), radius=region.radius.expand(count))
-    return replace(known, region=region, boxes=boxes, weights=weights, floor=known.floor.expand(count))
+    return replace(known, region=region, boxes=boxes, weights=weights, floor=known.floor.expand(count), lines=None)

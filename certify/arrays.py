@@ -134,8 +134,7 @@ def take_along(x: Array, index: Array) -> Array:
     return np.take_along_axis(x, index, axis=1)
 
 
-# Columns that `inner` hands to one matrix-vector product, and how many numbers pay for its calls.
-PIECE = 128
+# Numbers a sample that pay for the calls of `inner` by pieces.
 LONG_PIECES = 120_000
 
 
@@ -143,8 +142,8 @@ def inner(a: Array, vector: Array) -> Array:
     """sum_n a[..., n] vector[..., n], leading axes broadcast; no product meets more than `depth(n, dtype)` roundings.
 
     In float32 two levels of sums, whose rounding error is far below that of one sum of n. Where many rows meet one
-    vector, matrix-vector products of PIECE columns (0.1 ns an element; 0.3 otherwise); torch's batched products with
-    one column take 1.1. numpy's are fast (0.4 ns, two sums 1.5).
+    vector, matrix-vector products of 2 sqrt(n) columns (0.1 ns an element; 0.3 otherwise); torch's batched products
+    with one column take 1.1. numpy's are fast (0.4 ns, two sums 1.5).
     """
     xp, count = namespace(a), a.shape[-1]
     if xp is np and dtype_name(a) == "float64":
@@ -152,8 +151,9 @@ def inner(a: Array, vector: Array) -> Array:
             return np.matmul(a, np.swapaxes(vector, -1, -2))[..., 0]
         return np.einsum("...n,...n->...", a, vector)
     if _pays_in_pieces(a, vector):
-        starts = range(0, count, PIECE)
-        rows = ([a[b, :, i : i + PIECE] @ vector[b, 0, i : i + PIECE] for i in starts] for b in range(len(a)))
+        piece = 2 * math.isqrt(count)
+        starts = range(0, count, piece)
+        rows = ([a[b, :, i : i + piece] @ vector[b, 0, i : i + piece] for i in starts] for b in range(len(a)))
         return xp.stack([sum(parts[1:], parts[0]) for parts in rows])
     product, side = a * vector, math.isqrt(count)
     if side < 2:
@@ -177,7 +177,8 @@ def depth(count: int, dtype: str) -> int:
     """
     if dtype == "float64":
         return count
-    return max(2 * math.isqrt(count), min(count, PIECE) + -(-count // PIECE)) + 3
+    piece = 2 * math.isqrt(count)
+    return piece + -(-count // max(piece, 1)) + 3
 
 
 def put_along(x: Array, index: Array, values: Array) -> Array:

@@ -12,6 +12,7 @@ hundredth of the values' size, they are a hundredth. So the bounds of intermedia
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -23,6 +24,7 @@ from certify.bounding.weights import rounding_weight, underflow
 from certify.graph import Graph
 from certify.ops.affine import Linear
 from certify.ops.base import Relaxation, Slopes, Weighted, affine_interval, gamma, magnitude, split_interval
+from certify.ops.relu import Relu
 from certify.ops.shape import Concat, Reshape
 from certify.rules import Interval, Op, evaluate, is_affine, linear, relax
 
@@ -60,6 +62,7 @@ class Deviations:
     floor: Array
     points: list[Array] = field(default_factory=list)
     boxes: list[Interval | None] = field(default_factory=list)
+    slips: list[Array | None] = field(default_factory=list)
     weights: list[Array | None] = field(default_factory=list)
     lines: list[Lines | None] = field(default_factory=list)
 
@@ -90,19 +93,19 @@ class Deviations:
         op = self.exact.nodes[index].op
         slip = self._follow(index) if index else None
         self.boxes.append(self._narrow(index, box))
-        graph = self.draft.differences
-        ready = None
-        if index and not is_affine(op):
-            weight = None
-            ready = self._ready(index, boxes)
-        else:
-            weight = rounding_weight(graph, index, self.boxes)
-        if slip is not None:
-            outward = narrow_interval((slip, slip), self.draft.sample)[1].reshape((slip.shape[0], -1))
-            weight = outward if weight is None else weight + 2 * outward
-        self.weights.append(weight)
-        self.lines.append(ready)
-        self.floor = self.floor + underflow(graph, index, self.boxes)
+        nonlinear = index > 0 and not is_affine(op)
+        self.slips.append(slip)
+        self.lines.append(self._ready(index, boxes) if nonlinear else None)
+        self.weights.append(None if nonlinear else self._weight(index))
+        self.floor = self.floor + underflow(self.draft.differences, index, self.boxes)
+
+    def _weight(self, index: int, summed: Sequence[int] | None = None) -> Array | None:
+        """The rounding weight of an affine node, its slip inside; summed: see `rounding_weight`."""
+        weight, slip = rounding_weight(self.draft.differences, index, self.boxes, summed), self.slips[index]
+        if slip is None:
+            return weight
+        outward = narrow_interval((slip, slip), self.draft.sample)[1].reshape((slip.shape[0], -1))
+        return outward if weight is None else weight + 2 * outward
 
     def _narrow(self, index: int, box: Interval) -> Interval:
         """box - c in the narrow dtype; its next number outward covers both roundings."""
@@ -131,23 +134,23 @@ class Deviations:
         assert box is not None
         z, y = self.flat(source), self.flat(index)
         lower, upper = (side.reshape(z.shape) for side in box)
-        weight = self.weights[source]
-        lines = lines_about(self.exact.nodes[index].op, (lower, upper), z, y, weight, self.draft.sample)
-        node = self.draft.differences.nodes[source]
-        if self.exact.consumers[source] != (index,) or not isinstance(node.op, Linear) or len(node.shape) != 1:
-            return lines
-        return replace(lines, thin=_thinned(lines, node.op.weight))
+        op, node = self.exact.nodes[index].op, self.draft.differences.nodes[source]
+        weight, thin = self.weights[source], None
+        alone = self.exact.consumers[source] == (index,) and len(node.shape) == 1
+        if alone and isinstance(op, Relu) and isinstance(node.op, Linear):
+            thin = _thinned(~(upper <= 0), node.op.weight)  # a NaN stays in
+        if thin is not None:
+            weight = self._weight(source, [len(live) for live, _ in thin])
+        return replace(lines_about(op, (lower, upper), z, y, weight, self.draft.sample), thin=thin)
 
 
-def _thinned(lines: Lines, weight: Array) -> tuple[tuple[Array, Array], ...] | None:
-    """The fields of Lines.thin, None where they would not halve the products or hold too much."""
+def _thinned(alive: Array, weight: Array) -> tuple[tuple[Array, Array], ...] | None:
+    """Lines.thin for neurons (B, n) that may be active, None where it would not halve the products or hold too much."""
     xp = namespace(weight)
-    slopes = (lines.apart.lower_slope, lines.apart.upper_slope, lines.parallel[0])
-    dead = (slopes[0] == 0) & (slopes[1] == 0) & (slopes[2] == 0)  # a NaN is no zero
-    counts = xp.sum(xp.astype(~dead[:, 0], xp.int64), axis=1)
+    counts = xp.sum(xp.astype(alive, xp.int64), axis=1)
     if 2 * int(xp.max(counts)) > weight.shape[0] or int(xp.sum(counts)) * weight.shape[1] > LARGEST_THIN:
         return None
-    found = (xp.nonzero(~dead[b, 0])[0] for b in range(len(dead)))
+    found = (xp.nonzero(row)[0] for row in alive)
     return tuple((live, xp.take(weight, live, axis=0)) for live in found)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-from certify.arrays import UNDERFLOW, UNIT_ROUNDOFF, Array, depth, dtype_name, namespace
+import numpy as np
+
+from certify.arrays import UNDERFLOW, UNIT_ROUNDOFF, Array, depth, dtype_name, like, namespace
 from certify.graph import Graph
 from certify.ops.affine import Linear
 from certify.ops.base import bias_slack, gamma, magnitude, weight_slack
@@ -13,12 +16,15 @@ from certify.ops.shape import Concat, Reshape
 from certify.rules import Interval, absolute, bias, is_affine, linear, terms
 
 
-def rounding_weight(graph: Graph, index: int, boxes: Sequence[Interval | None]) -> Array | None:
+def rounding_weight(
+    graph: Graph, index: int, boxes: Sequence[Interval | None], summed: Sequence[int] | None = None
+) -> Array | None:
     """w of one node, (B, n): bound of |error| / |A| that a backward step through it may commit, from its inputs' boxes.
 
     Affine: the product A W commits gamma_terms |A| |W| m, the dot A b gamma_n |A| |b|, an inexact constant its
     stated error. Nonlinear: three roundings of A, and the dot with the intercepts. What underflow takes from w
     itself, the smallest normal number gives back. Sums over several readers are `_collect`'s.
+    summed: of a Linear, how many nonzero coefficients each sample's sums meet at most.
     """
     node = graph.nodes[index]
     box = boxes[index]
@@ -35,8 +41,11 @@ def rounding_weight(graph: Graph, index: int, boxes: Sequence[Interval | None]) 
         weight = 8 * unit * (reach + own) + 2 * gamma(size + 8, name) * (own + reach)
     else:
         # A row times a matrix sums over the matrix' rows; `terms` is for both directions.
-        summed = len(node.op.weight) if isinstance(node.op, Linear) else terms(node.op, shapes)
-        relative = gamma(summed + 4, name) + weight_slack(node.op)
+        longest = len(node.op.weight) if isinstance(node.op, Linear) else terms(node.op, shapes)
+        relative: Any = gamma(longest + 4, name) + weight_slack(node.op)
+        if summed is not None:
+            each = np.array([[gamma(n + 4, name) + weight_slack(node.op)] for n in summed])
+            relative = like(each * (1 + 4 * unit), box[0])
         reach = linear(absolute(node.op), *(magnitude(*b) for b in inputs))
         weight = 1.1 * relative * reach.reshape((count, -1))
         shift = bias(node.op)

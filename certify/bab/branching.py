@@ -33,7 +33,8 @@ class Splits:
 
 def split_points(problem: Problem, subs: Subproblems) -> tuple[Tensor, Tensor]:
     """(points, allowed), each (N, U over all starts): where each free neuron would be split, and whether it may be."""
-    points, allowed = [], []
+    none = torch.zeros(len(subs), 0, dtype=problem.offset.dtype, device=problem.offset.device)
+    points, allowed = [none], [none > 0]
     for start in problem.free:
         lower, upper = subs.boxes[start]
         crosses = (lower < 0) & (upper > 0)
@@ -46,7 +47,8 @@ def split_points(problem: Problem, subs: Subproblems) -> tuple[Tensor, Tensor]:
         middle = 0.5 * (lower + upper)
         at_zero = crosses & (torch.minimum(-lower, upper) > LOPSIDED * (upper - lower))
         points.append(torch.where(at_zero, torch.zeros_like(lower), middle))
-        allowed.append((upper - lower) > NARROW)
+        # Between large numbers may lie none: such a split would leave the box as it is.
+        allowed.append((upper - lower > NARROW) & (lower < points[-1]) & (points[-1] < upper))
     return torch.cat(points, dim=1), torch.cat(allowed, dim=1)
 
 

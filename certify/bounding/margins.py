@@ -170,7 +170,7 @@ class Rows:
         for b in range(lower.shape[0]):
             for number in range(self.polytope[b].max() + 1):
                 mine = self.polytope[b] == number
-                out[b, mine] = lower[b, mine].max()
+                out[b, mine] = lower[b, mine].max(initial=-np.inf)
         return out
 
     def margins(self, lower: Float64) -> Float64:

@@ -54,7 +54,7 @@ def split_points(problem: Problem, subs: Subproblems) -> tuple[Tensor, Tensor]:
 
 def candidates(batch: Batch, taken: Pass, step: Ascent, allowed: Tensor, count: int) -> Tensor:
     """(B, 2 count) positions of free neurons that promise most by either score."""
-    here, worst = _scores(batch, taken, step)
+    here, worst = scores(batch, taken, step)
     best = []
     for score in (here, worst):
         marked = torch.where(allowed, score, torch.full_like(score, -1.0))
@@ -62,7 +62,7 @@ def candidates(batch: Batch, taken: Pass, step: Ascent, allowed: Tensor, count: 
     return torch.cat(best, dim=1)
 
 
-def _scores(batch: Batch, taken: Pass, step: Ascent) -> tuple[Tensor, Tensor]:
+def scores(batch: Batch, taken: Pass, step: Ascent) -> tuple[Tensor, Tensor]:
     """(at the minimiser, at the worst point), each (B, U over all starts)."""
     problem = batch.problem
     here = {s: torch.zeros_like(box[0]) for s, box in batch.boxes.items()}

@@ -15,12 +15,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from certify.arrays import UNDERFLOW
 from certify.bab.ascend import AscentOptions, Best, ascend
 from certify.bab.branching import candidates, children, choose, split_points
 from certify.bab.dual import Batch, ascent, bound
+from certify.bab.halfspace import Planes, planes, sharpen
 from certify.bab.pool import Pool
 from certify.bab.result import Replay, SearchResult
-from certify.bab.root import Root, certified
+from certify.bab.root import Certified, Root, certified
 from certify.bab.subproblem import Subproblems
 from certify.verdict import Witness
 
@@ -28,6 +30,8 @@ FRONTIER_BYTES = 2 << 30
 STEP_SECONDS = 0.5  # a step that takes less may take more subproblems: large products are faster
 SLACK = 1e-5  # float32 bounds must be above this share of the rows' scale before the ascent may stop early
 NEAR = 1e-3  # candidates are replayed when their float32 margin is below this share of the rows' scale
+CLIPPED = UNDERFLOW["float64"]  # what is cut off has a positive margin
+PLANES_AFTER = 16  # subproblems; smaller trees close sooner than the planes are made
 REPLAYS = 4  # candidates a step that onnxruntime is asked about
 
 
@@ -59,6 +63,8 @@ class Tree:
     subproblems: int = 0
     left: int = 0
     witness: Witness | None = None
+    asked: bool = False  # have the planes been made, or given up?
+    planes: Planes | None = None
 
     @staticmethod
     def plant(root: Root, replay: Replay, options: SearchOptions | None = None) -> Tree:
@@ -88,6 +94,8 @@ def grow(tree: Tree, deadline: float) -> SearchResult:
     with torch.no_grad():
         while tree.open and time.monotonic() < deadline:
             begin = time.monotonic()
+            if tree.subproblems >= PLANES_AFTER and not tree.asked:
+                tree.asked, tree.planes = True, planes(tree.root)
             _step(tree, tree.width)
             spent = time.monotonic() - begin
             if spent < STEP_SECONDS:
@@ -99,15 +107,20 @@ def grow(tree: Tree, deadline: float) -> SearchResult:
 
 def _step(tree: Tree, width: int) -> None:
     parents = tree.pool.pop(width)
+    try:
+        _work(tree, parents)
+    except BaseException:  # out of memory, an interrupt: what was taken out is as open as before
+        tree.pool.push(parents)
+        raise
+
+
+def _work(tree: Tree, parents: Subproblems) -> None:
     points, allowed = split_points(tree.root.problem, parents)
     can = allowed.any(dim=1)
-    parts = []
     if not bool(can.all()):
         _leaves(tree, parents.take(~can))
     if bool(can.any()):
-        parts.append(_split(tree, parents.take(can), points[can], allowed[can]))
-    for part in parts:
-        _settle(tree, part)
+        _settle(tree, _split(tree, parents.take(can), points[can], allowed[can]))
 
 
 def _split(tree: Tree, parents: Subproblems, points: Tensor, allowed: Tensor) -> tuple[Subproblems, Best]:
@@ -137,27 +150,48 @@ def _raise(tree: Tree, subs: Subproblems, options: AscentOptions) -> tuple[Subpr
 def _settle(tree: Tree, raised: tuple[Subproblems, Best]) -> None:
     """Certify; what is closed goes, what is open goes back to the pool, its points to the attack."""
     subs, best = raised
-    lower = torch.fmax(subs.lower, certified(tree.root, subs))
-    subs = replace(subs, lower=lower)
-    still = ~(lower > 0)
+    margin = certified(tree.root, subs)
+    subs = replace(subs, lower=torch.fmax(subs.lower, margin.lower))
+    still = _close(tree, subs)
+    if not bool(still.any()):
+        return
+    _attack(tree, best.points[still])
+    subs = subs.take(still)
+    if tree.planes is not None:
+        margin = Certified(margin.coeff[still], margin.constant[still], margin.lower[still])
+        subs = _without_empty(tree, sharpen(tree.root, tree.planes, subs, margin))
+    tree.pool.push(subs)
+
+
+def _close(tree: Tree, subs: Subproblems) -> Tensor:
+    """Marks what is still open; the rest is done with."""
+    still = ~(subs.lower > 0)
     if not bool(still.all()):
-        tree.closed = min(tree.closed, float(lower[~still].min()))
-    if bool(still.any()):
-        tree.pool.push(subs.take(still))
-        _attack(tree, best.points[still])
+        tree.closed = min(tree.closed, float(subs.lower[~still].min()))
+    return still
+
+
+def _without_empty(tree: Tree, subs: Subproblems) -> Subproblems:
+    """The subproblems whose boxes are not empty; where one is, no counterexample can be."""
+    empty = torch.stack([(box[0] > box[1]).any(dim=1) for box in subs.boxes.values()]).any(dim=0)
+    # From here on bounds hold where a counterexample may be, so of all that is left no more than > 0 is known.
+    tree.closed = min(tree.closed, CLIPPED)
+    return subs.take(~empty) if bool(empty.any()) else subs
 
 
 def _leaves(tree: Tree, subs: Subproblems) -> None:
     """What nothing can split: the bound is a linear program's, so a long ascent comes as close to it as wanted."""
     subs, best = _raise(tree, subs, tree.options.leaf)
-    lower = torch.fmax(subs.lower, certified(tree.root, subs))
-    still = ~(lower > 0)
-    if not bool(still.all()):
-        tree.closed = min(tree.closed, float(lower[~still].min()))
-    if bool(still.any()):
-        tree.stuck = min(tree.stuck, float(lower[still].min()))
-        tree.left += int(still.sum())
-        _attack(tree, best.points[still])
+    subs = replace(subs, lower=torch.fmax(subs.lower, certified(tree.root, subs).lower))
+    still = _close(tree, subs)
+    if not bool(still.any()):
+        return
+    _attack(tree, best.points[still])
+    if time.monotonic() >= tree.deadline:  # the ascent was cut short: there is more to be had
+        tree.pool.push(subs.take(still))
+        return
+    tree.stuck = min(tree.stuck, float(subs.lower[still].min()))
+    tree.left += int(still.sum())
 
 
 def _attack(tree: Tree, points: Tensor) -> None:

@@ -186,15 +186,25 @@ class Plane:
     reached: Mapping[int, Array]
 
 
-def plane(known: Knowledge, form: Form) -> Plane:
+def plane(
+    known: Knowledge,
+    form: Form,
+    *,
+    slopes: Choice | None = None,
+    multipliers: Multipliers | None = None,
+    sharp: bool = False,
+) -> Plane:
     """The linear lower bound of a form whose minimum over the region is `backward`'s answer."""
     reached: dict[int, Array] = {}
-    a, constant, error = _carry(known, form, reached=reached)
+    a, constant, error = _carry(known, form, slopes=slopes, multipliers=multipliers, reached=reached)
     xp, unit = namespace(constant), UNIT_ROUNDOFF[dtype_name(constant)]
     if a is None:
         a = xp.zeros((*constant.shape, known.region.lower.shape[1]), dtype=constant.dtype, device=constant.device)
+    elif multipliers and 0 in multipliers:
+        a, change, wrong = lent(a, multipliers[0], known.flat(0))
+        constant, error = constant + change, error + wrong
     constant = constant - 1.05 * error - (4 * unit * xp.abs(constant) + known.floor[:, None])
-    value = constant + minimum(a, known.region)
+    value = constant + minimum(a, known.region, sharp=sharp)
     return Plane(a, constant, value - 4 * unit * xp.abs(value), reached)
 
 

@@ -103,15 +103,22 @@ def net(kind, seed):
     return graph, lower, upper
 
 
-def open_root(kind, seed, *, p=0, wide=False, scale=1.0, cut=0.8):
-    """(graph, case, root): polytopes of one, two and three rows that no bound excludes; p: a box or a ball."""
+def open_root(kind, seed, *, p=0, wide=False, scale=1.0, cut=0.8, share=None):
+    """(graph, case, root): polytopes of one, two and three rows that no bound excludes; p: a box or a ball.
+
+    share: about so many of the points are in each polytope; None: all are.
+    """
     graph, lower, upper = net(kind, seed)
     graph = rescaled(graph, scale)
     inputs = ball(lower, upper, p, cut) if p else Box.exact(lower, upper)
     rng = np.random.default_rng([42, seed])
     y = graph(points_of(inputs, seed, 100)).reshape(-1, int(np.prod(graph.output_shape)))
     rows = [rng.standard_normal((count, y.shape[1])) for count in (1, 3, 2)]
-    case = case_of(inputs, *((c, np.max(y @ c.T, axis=0) + np.abs(y @ c.T).max()) for c in rows))
+    if share is None:
+        offsets = [np.max(y @ c.T, axis=0) + np.abs(y @ c.T).max() for c in rows]
+    else:
+        offsets = [np.full(len(c), np.quantile(np.max(y @ c.T, axis=1), share)) for c in rows]
+    case = case_of(inputs, *zip(rows, offsets, strict=True))
     return graph, case, begin(start_of(graph, case, wide=wide, iterations=2))
 
 

@@ -27,10 +27,10 @@ def narrowed(known, at, seed):
     for start in starts(known.graph):
         lower, upper = boxes[start]
         z = at[start].astype(lower.dtype)[None]
-        low, high = (
-            side + (z - side) * rng.choice([0, 0.5, 0.999], z.shape).astype(z.dtype) for side in (lower, upper)
-        )
-        boxes[start] = np.maximum(np.minimum(low, z), lower), np.minimum(np.maximum(high, z), upper)
+        keep = (rng.choice([0, 0.5, 0.999], z.shape).astype(z.dtype) for _ in range(2))
+        low, high = (side + (z - side) * share for side, share in zip((lower, upper), keep, strict=True))
+        low, high = np.minimum(low, np.nextafter(z, -np.inf)), np.maximum(high, np.nextafter(z, np.inf))
+        boxes[start] = np.maximum(low, lower), np.minimum(high, upper)
     return replace(known, boxes=boxes)
 
 

@@ -27,6 +27,7 @@ from certify.ops.base import gamma
 
 LEAST = 16  # neurons sharpened per subproblem at least: more where they cost no more than half a pass
 BETAS = (0.1, 0.25, 0.5, 1.0, 2.0)  # in units of |a| r / |h| r, where both planes vary alike
+CACHED = 100_000  # numbers of the arrays at work: what the caches hold
 CHUNK = 256  # neurons of one pass for the planes
 MOST = 40_000_000  # numbers that the planes may take
 PASSES = 4  # the product that tells which neurons gain may cost as much as so many passes
@@ -107,7 +108,13 @@ def sharpen(root: Root, known: Planes, subs: Subproblems, margin: Certified) -> 
     count = min(known.most, gain.shape[1])
     chosen = gain.topk(count, dim=1)
     index = chosen.indices
-    value = _bounds(root, known, index, margin)
+    rows = max(1, CACHED // (count * len(radius)))
+    value = torch.cat(
+        [
+            _bounds(root, known, index[first : first + rows], margin.take(slice(first, first + rows)))
+            for first in range(0, len(subs), rows)
+        ]
+    )
     value = torch.where(chosen.values > 0, value, torch.full_like(value, -math.inf))
     return _apply(known, subs, index, value)
 

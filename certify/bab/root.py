@@ -129,6 +129,10 @@ class Certified:
     constant: Tensor
     lower: Tensor
 
+    def take(self, rows: Tensor | slice) -> Certified:
+        """Of some subproblems."""
+        return Certified(self.coeff[rows], self.constant[rows], self.lower[rows])
+
 
 def certified(root: Root, subs: Subproblems) -> Certified:
     """Bounds of the subproblems' margins under their dual variables.

@@ -61,3 +61,8 @@ def join(parts: Sequence[Subproblems]) -> Subproblems:
         {k: torch.cat([p.multipliers[k] for p in parts]) for k in first.multipliers},
         torch.cat([p.mix for p in parts]),
     )
+
+
+def unsettled(subs: Subproblems) -> int:
+    """Free neurons, of all subproblems together, whose boxes have zero inside."""
+    return sum(int(((box[0] < 0) & (box[1] > 0)).sum()) for box in subs.boxes.values())

@@ -99,17 +99,18 @@ def _stages(machine: Machine, cases: int, settings: Settings) -> Iterator[Stage]
         yield machine.probe
     if light and proves:
         yield lambda tasks, end: machine.prove(machine.light, tasks, method, end)
-        if method == settings.method:
-            return
-        if method == "ibp":
-            yield machine.light_crown
-    if light and method == "crown" and settings.method in PROGRAM_METHODS:
+    programs = light and method == "crown" and settings.method in PROGRAM_METHODS
+    if programs:
         yield lambda tasks, end: _programs(machine, tasks, settings, end)
-        return
+    last_bound = programs or (light and method == settings.method)
+    if light and proves and method == "ibp" and not last_bound:
+        yield machine.light_crown
     if light and complete:
         yield lambda tasks, end: _split(machine, tasks, end)
     if settings.attack:
         yield lambda tasks, end: machine.attack(tasks, "attack", _quick(settings), end)
+    if last_bound:
+        return
     if proves:
         last = "alpha-crown" if complete else "crown" if settings.method in PROGRAM_METHODS else settings.method
         yield lambda tasks, end: machine.prove(machine.heavy, tasks, last, end)

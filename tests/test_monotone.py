@@ -46,7 +46,7 @@ def test_a_proof_that_crown_finds_only_at_the_larger_eps_serves_the_smaller() ->
     """
     (alone,) = bent_run("0.1", "crown").results
     assert alone.outcome.verdict is Verdict.UNKNOWN, "CROWN itself must not be monotone here, or this shows nothing"
-    assert alone.outcome.lower == pytest.approx(-0.03, abs=1e-6)
+    assert -0.03 - 1e-6 <= alone.outcome.lower <= 0
     small, large = (r.outcome for r in bent_run("0.1,0.3", "crown").results)
     assert (large.verdict, large.stage, large.reason) == (Verdict.VERIFIED, "CROWN", "")
     assert (small.verdict, small.stage, small.reason) == (Verdict.VERIFIED, "CROWN", "the proof of eps 0.3")
@@ -79,8 +79,7 @@ def test_verdicts_are_monotone_in_eps(method: str, norm: str) -> None:
             uppers = [o.upper for o in mine]
             assert uppers == sorted(uppers, reverse=True)
             seen.update(ranks)
-    assert 0 in seen
-    assert len(seen) > 1
+    assert {0, 2} <= seen
 
 
 coordinates = st.floats(0, 1, width=32)

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from random_nets import samples
 
 from certify.frontends.onnx_import import load_model
+from certify.machine import Machine
 from certify.pipeline import Settings, decide
 from certify.property import Box, Case, Polytope, Property
 from certify.verdict import Verdict
@@ -88,3 +89,20 @@ def test_input_splits_decide_what_bounds_leave_open():
     (less,) = decide(model, [halves(model, -0.1)], Settings(method="crown", timeout=60, device="cpu"))
     assert less.verdict is Verdict.UNKNOWN
     assert less.lower <= 0
+
+
+@pytest.mark.parametrize("attack", [True, False])
+@pytest.mark.parametrize("method", ["ibp", "crown", "lp"])
+def test_a_named_method_attacks_what_its_bounds_leave_open(method, attack, monkeypatch):
+    """Regression: on small networks PGD never ran after the bounds, and what the probe missed stayed unknown."""
+    monkeypatch.setattr(Machine, "probe", lambda machine, tasks, deadline: None)
+    model = network(0)
+    settings = Settings(method=method, timeout=60, device="cpu", attack=attack)
+    (outcome,) = decide(model, [halves(model, 0.02)], settings)
+    assert outcome.verdict is (Verdict.FALSIFIED if attack else Verdict.UNKNOWN)
+    assert (outcome.upper < 0) is attack
+    attacked = []
+    monkeypatch.setattr(Machine, "attack", lambda machine, tasks, *rest: attacked.extend(tasks))
+    (proved,) = decide(model, [halves(model, -90.0)], settings)
+    assert proved.verdict is Verdict.VERIFIED
+    assert not attacked

@@ -141,7 +141,7 @@ def certified(root: Root, subs: Subproblems) -> Certified:
     point; any weights of the rows that sum to 1 give a lower bound of it.
     """
     count = len(subs)
-    known = _cut(root, subs)
+    known = narrowed(root, subs)
     nodes, free = root.known.graph.nodes, root.problem.free
 
     def wide(start: int, part: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ def _mixed(root: Root, known: Knowledge, subs: Subproblems) -> tuple[Tensor, Ten
     return row, shift, size * (2 * gamma(count + reach.shape[1] + 8, "float64")) + tiny
 
 
-def _cut(root: Root, subs: Subproblems) -> Knowledge:
+def narrowed(root: Root, subs: Subproblems) -> Knowledge:
     """The root's knowledge for every subproblem, with its boxes."""
     count = len(subs)
     known = root.known

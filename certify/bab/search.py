@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,6 +26,9 @@ from certify.bab.result import Replay, SearchResult
 from certify.bab.root import Certified, Root, certified
 from certify.bab.subproblem import Subproblems, unsettled
 from certify.verdict import Witness
+
+if TYPE_CHECKING:
+    from certify.bab.leaf import Leaves
 
 FRONTIER_BYTES = 2 << 30
 STEP_SECONDS = 0.5  # a step that takes less may take more subproblems: large products are faster
@@ -67,6 +71,7 @@ class Tree:
     witness: Witness | None = None
     asked: bool = False  # have the planes been made, or given up?
     planes: Planes | None = None
+    leaves: Leaves | None = None
     sharpened: int = 0
     settled: int = 0
 
@@ -193,18 +198,36 @@ def _without_empty(tree: Tree, subs: Subproblems) -> Subproblems:
 
 
 def _leaves(tree: Tree, subs: Subproblems) -> None:
-    """What nothing can split: the bound is a linear program's, so a long ascent comes as close to it as wanted."""
+    """What nothing can split: first a long ascent, then linear programs for what is left."""
     subs, best = _raise(tree, subs, tree.options.leaf)
     subs = replace(subs, lower=torch.fmax(subs.lower, certified(tree.root, subs).lower))
     still = _close(tree, subs)
     if not bool(still.any()):
         return
     _attack(tree, best.points[still])
-    if time.monotonic() >= tree.deadline:  # the ascent was cut short: there is more to be had
-        tree.pool.push(subs.take(still))
-        return
-    tree.stuck = min(tree.stuck, float(subs.lower[still].min()))
-    tree.left += int(still.sum())
+    subs = subs.take(still)
+    for row in range(len(subs)):
+        if tree.witness is not None or time.monotonic() >= tree.deadline:
+            tree.pool.push(subs.take(torch.arange(row, len(subs))))  # there is more to be had
+            return
+        lower = max(float(subs.lower[row]), _program(tree, subs.take(torch.as_tensor([row]))))
+        if lower > 0:
+            tree.closed = min(tree.closed, lower)
+        else:
+            tree.stuck = min(tree.stuck, lower)
+            tree.left += 1
+
+
+def _program(tree: Tree, leaf: Subproblems) -> float:
+    """The certified bound of a leaf's linear program, whose point is replayed."""
+    if tree.leaves is None:
+        from certify.bab.leaf import Leaves  # scipy and HiGHS are loaded for those that need them
+
+        tree.leaves = Leaves(tree.root)
+    answer = tree.leaves.solve(leaf, tree.deadline - time.monotonic())
+    if answer.candidate is not None and not answer.lower > 0:
+        tree.witness = tree.replay(answer.candidate[None])
+    return answer.lower if not math.isnan(answer.lower) else -math.inf
 
 
 def _attack(tree: Tree, points: Tensor) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from certify.arrays import is_torch, to_numpy
 from certify.errors import DataError, NoSamples, SoundnessError, UsageError
-from certify.options import NORMS, EpsLike, Radius, format_ids, parse_eps, parse_range, parse_seconds
+from certify.options import NORMS, EpsLike, Radius, format_ids, parse_eps, parse_range, parse_seconds, parse_workers
 from certify.report.result import Report
 from certify.runner import Job, Watch
 from certify.runner import run as run_job
@@ -75,15 +75,17 @@ class Selection:
 
 @dataclass(frozen=True)
 class Output:
-    """Where results go. out None: nothing is written. budget: seconds for the whole run, None: no limit.
+    """Where results go, and what the run may use. out None: nothing is written.
 
-    witnesses: put them into the report too; a run on disk has them in its files.
+    budget: seconds for the whole run, None: no limit. witnesses: put them into the report too; a run on disk has
+    them in its files. workers: processes that decide samples; 1: this one.
     """
 
     out: Path | None = None
     resume: bool = False
     budget: float | None = None
     witnesses: bool = True
+    workers: int = 1
 
 
 def load_model(source: Any, preprocessing: Preprocessing, example: Any = None) -> Model:
@@ -184,7 +186,7 @@ def execute(job: Job, given: Preprocessing, output: Output, watch: Watch | None 
     else:
         store = Store.create(output.out, fingerprint, samples)
     with store:
-        complete = run_job(job, store, budget=output.budget, watch=watch)
+        complete = run_job(job, store, budget=output.budget, watch=watch, workers=output.workers)
         report = Report(
             model=job.model.source,
             model_sha256=job.model.sha256,
@@ -251,6 +253,7 @@ def run(
     budget: float | None = None,
     seed: int = 0,
     device: str = "auto",
+    workers: int | str = 1,
     input_range: tuple[float, float] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -262,8 +265,10 @@ def run(
     model: path of an ONNX file, a Model, or a torch module (then data must be arrays). data: (x, y) with x (N, ...)
     raw inputs and y (N,) labels, a name ("digits", "mnist", "cifar10"), a file, or None for what the model's metadata
     name. eps: radius in raw input units, exact: "2/255", 0.03, or a list; norm: "linf", "l2", "l1". samples: take the
-    first so many. timeout: seconds per sample; budget: seconds in total, None for no limit. out: a new folder for
-    results, None writes nothing. Raises UsageError (ModelError, DataError), NoSamples, SoundnessError.
+    first so many. timeout: seconds per sample; budget: seconds in total, None for no limit. workers: processes that
+    decide samples side by side, 0 or "auto" for one per core; a script that uses them calls this under
+    `if __name__ == "__main__":`. out: a new folder for results, None writes nothing. Raises UsageError (ModelError,
+    DataError), NoSamples, SoundnessError.
 
         report = certify.run("models/digits_cnn.onnx", eps="2/255")
         report.bracket.certified, report.bracket.attacked
@@ -274,6 +279,7 @@ def run(
 
     radii = parse_eps(eps)
     parse_seconds(timeout, option="timeout")
+    processes = parse_workers(workers, option="workers")
     given = Preprocessing(
         None if mean is None else tuple(map(float, mean)),
         None if std is None else tuple(map(float, std)),
@@ -295,7 +301,7 @@ def run(
         dataset = fit_to_model(select(arrays, samples=samples), network.graph.input_shape)
     settings = Settings(method=method, timeout=timeout, seed=seed, device=device)
     job = make_job(network, dataset, radii, norm, given, settings)
-    report = execute(job, given, Output(None if out is None else Path(out), resume, budget))
+    report = execute(job, given, Output(None if out is None else Path(out), resume, budget, workers=processes))
     if report.alarms:
         kept = f"; the results are in {report.out}" if report.out else ""
         raise SoundnessError(f"{len(report.alarms)} soundness alarm(s), a bug in certify: {report.alarms[0]}{kept}")
@@ -340,6 +346,7 @@ def _options(job: Job, given: Preprocessing, output: Output) -> dict[str, Any]:
         "method": job.settings.method,
         "timeout": job.settings.timeout,
         "budget": output.budget,
+        "workers": output.workers,
         "seed": job.settings.seed,
         "device": str(pick_device(job.settings.device)),
     }
@@ -349,7 +356,7 @@ def _fingerprint(job: Job, options: dict[str, Any]) -> dict[str, Any]:
     """Everything that results depend on; a resumed run must agree in all of it."""
     selection = hashlib.sha256(options["ids"].encode())
     selection.update(np.ascontiguousarray(job.data.x).tobytes() + np.ascontiguousarray(job.data.y).tobytes())
-    free = ("ids", "budget", "device")  # the ids are part of the data's hash
+    free = ("ids", "budget", "device", "workers")  # the ids are part of the data's hash
     return {name: value for name, value in options.items() if name not in free} | {
         "certify": __version__,
         "model": job.model.sha256,

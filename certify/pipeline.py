@@ -59,17 +59,24 @@ class Settings:
 
 
 def decide(
-    model: Model, properties: Sequence[Property], settings: Settings, *, deadline: float | None = None
+    model: Model,
+    properties: Sequence[Property],
+    settings: Settings,
+    *,
+    deadline: float | None = None,
+    many: bool = False,
 ) -> list[Outcome]:
     """One outcome per property, in order, the whole batch at once.
 
     deadline: on time.monotonic()'s clock, for all together; without one, settings.timeout per property.
+    many: these are some of many, so that importing torch pays however few they are.
     """
     end = time.monotonic() + settings.timeout * len(properties)
     end = end if deadline is None else min(end, deadline)
     tasks = [Task(owner, case) for owner, prop in enumerate(properties) for case in prop.cases]
     machine = Machine(model, settings.device, settings.seed)
-    for stage in _stages(machine, len(tasks), settings):
+    light = not many and len(tasks) <= LIGHT_CASES and bool(machine.light_methods)
+    for stage in _stages(machine, light, settings):
         still = [t for t in tasks if t.open]
         if not still or time.monotonic() >= end:
             break
@@ -85,13 +92,12 @@ def decide(
 Stage = Callable[[list[Task], float], None]
 
 
-def _stages(machine: Machine, cases: int, settings: Settings) -> Iterator[Stage]:
+def _stages(machine: Machine, light: bool, settings: Settings) -> Iterator[Stage]:
     """What is tried, in order, on the cases that are open then; what a stage needs is loaded when it comes.
 
-    Few cases of a cheap network first go the light way, in numpy: probe, IBP, CROWN, input splits. Importing torch
-    takes longer than all of that.
+    light: few cases of a cheap network first go the light way, in numpy: probe, IBP, CROWN, input splits. Importing
+    torch takes longer than all of that.
     """
-    light = cases <= LIGHT_CASES and bool(machine.light_methods)
     proves, complete = settings.method != "attack", settings.method == "auto"
     methods = machine.light_methods if light else ()
     method = settings.method if settings.method in methods else "".join(methods[-1:])

@@ -3,6 +3,7 @@
     clean      onnxruntime's class of every input; a misclassified sample is falsified at distance 0
     decide     the rest, in batches through certify.pipeline; radii ascending
     a failing batch is retried sample by sample; a failing sample becomes `error` and the run goes on
+    with workers, processes decide the batches and this one alone writes; a batch whose process dies is a failing one
     a proof and a witness that contradict each other: `error` for the sample, and an alarm for the run
 
 Verdicts are monotone in eps: a witness at one eps is a witness at every larger one, a proof at one eps a proof at
@@ -13,19 +14,24 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from certify.errors import SoundnessError
+from certify.machine import LIGHT_CASES
 from certify.model import Model
 from certify.options import Radius
 from certify.property import Case, Polytope, Property, input_ball, misclassification
 from certify.store import Row, Store
 from certify.verdict import Outcome, Verdict, as_error, examine
+from certify.workers import Crew, Death
 
 if TYPE_CHECKING:
     from certify.attacks.replay import Replayer
@@ -33,9 +39,13 @@ if TYPE_CHECKING:
     from certify.pipeline import Settings
 
 CLEAN_STAGE = "clean"
+DECIDE_STAGE = "decide"
 CLEAN_CHUNK = 256  # inputs per commit of the clean stage
 # Samples per commit at most: a kill loses no more. Not fitted to the time they take, or results would depend on it.
 COMMIT_EVERY = 64
+# Of the samples that are left, a worker takes at most its part divided by this: large batches first, for their bounds;
+# single samples at the end, so that hard ones do not pile up in one process while others have none.
+PARTS = 4
 
 _log = logging.getLogger(__name__)
 
@@ -63,13 +73,39 @@ class Progress:
 
 
 Watch = Callable[[Progress], None]
+Judged = tuple[Outcome, str]  # with the alarm's text or ""
 
 
-def run(job: Job, store: Store, *, budget: float | None = None, watch: Watch | None = None) -> bool:
+@dataclass(frozen=True)
+class Piece:
+    """Samples for one process, and the run's deadline: time.monotonic() is the same clock in all processes.
+
+    many: are they some of many? What decides few samples quickest is slow for many.
+    """
+
+    positions: tuple[int, ...]
+    properties: tuple[Property, ...]
+    deadline: float | None
+    many: bool
+
+
+Workers = Crew[Piece, list[Judged]]
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a run has: time until `deadline`, somebody to tell, processes (None: this one)."""
+
+    deadline: float | None
+    tell: Watch
+    crew: Workers | None
+
+
+def run(job: Job, store: Store, *, budget: float | None = None, watch: Watch | None = None, workers: int = 1) -> bool:
     """Fill `store` with one result per sample and radius; True unless the budget (seconds) ended first.
 
     What the store holds already is not run again. Samples that the budget left undecided get no result,
-    so that a resumed run takes them up.
+    so that a resumed run takes them up. workers: processes that decide; 1: this one.
     """
     deadline = None if budget is None else time.monotonic() + budget
     tell = watch or (lambda progress: None)
@@ -78,7 +114,9 @@ def run(job: Job, store: Store, *, budget: float | None = None, watch: Watch | N
     replayer = Replayer(job.model)
     if not _clean(job, store, replayer, deadline, tell):
         return False
-    return all(_radius(job, store, radius, deadline, tell) for radius in job.radii)
+    crew = nullcontext() if workers == 1 else Crew(partial(_decide, job.model, job.settings), workers)
+    with crew as hands:
+        return all(_radius(job, store, radius, Means(deadline, tell, hands)) for radius in job.radii)
 
 
 def _clean(job: Job, store: Store, replayer: Replayer, deadline: float | None, tell: Watch) -> bool:
@@ -144,24 +182,17 @@ def _judge_clean(job: Job, replayer: Replayer, position: int) -> tuple[int, Outc
     return answer, Outcome(Verdict.FALSIFIED, CLEAN_STAGE, "", upper=replay.margin, witness=replay.witness)
 
 
-def _radius(job: Job, store: Store, radius: Radius, deadline: float | None, tell: Watch) -> bool:
+def _radius(job: Job, store: Store, radius: Radius, means: Means) -> bool:
     """All samples at one radius; False if the deadline came first."""
-    from certify.pipeline import batch_size
-
     finished = store.finished(radius)
     todo = [p for p in sorted(store.predictions()) if p not in finished]
     total = len(job.data.y)
     below = [r for r in job.radii if r < radius]
-    rivals: dict[int, tuple[Polytope, ...]] = {}
-    tell(Progress(radius, total - len(todo), total, store.counts(radius)))
-    size = min(COMMIT_EVERY, max(1, batch_size(job.model, job.settings)))
-    for chunk in _chunks(todo, size):
-        if _passed(deadline):
-            return False
-        properties = [_property(job, p, radius, rivals) for p in chunk]
-        pairs = _decide(job, properties, deadline)
+    means.tell(Progress(radius, total - len(todo), total, store.counts(radius)))
+    decided = 0
+    for chunk, pairs in _decided(job, radius, todo, means):
         rows, alarms, revised = [], [], []
-        late = _passed(deadline)
+        late = _passed(means.deadline)
         for position, (outcome, alarm) in zip(chunk, pairs, strict=True):
             smaller = store.outcomes(position, below)
             outcome, contradiction = against_smaller(radius, outcome, smaller)
@@ -172,28 +203,72 @@ def _radius(job: Job, store: Store, radius: Radius, deadline: float | None, tell
             for text in filter(None, (alarm, contradiction)):
                 alarms.append((position, radius.key, f"sample {job.data.ids[position]}, eps {radius}: {text}"))
         store.record(rows, alarms, revised)
+        decided += len(rows)
         for r in (*sorted({row.eps for row in revised}), radius):
             counts = store.counts(r)
-            tell(Progress(r, sum(counts.values()), total, counts))
-        if late and len(rows) < len(chunk):
-            return False
-    return True
+            means.tell(Progress(r, sum(counts.values()), total, counts))
+    return decided == len(todo)
 
 
-def _decide(job: Job, properties: Sequence[Property], deadline: float | None) -> list[tuple[Outcome, str]]:
-    """(outcome, alarm text or "") per property; a failing batch is retried one by one, a failing one is an error."""
+def _decided(
+    job: Job, radius: Radius, todo: Sequence[int], means: Means
+) -> Iterator[tuple[Sequence[int], list[Judged]]]:
+    """What the samples come to, by batches, as these end; none begins after the deadline."""
+    from certify.pipeline import batch_size
+
+    rivals: dict[int, tuple[Polytope, ...]] = {}
+
+    def piece(chunk: Sequence[int]) -> Piece:
+        properties = tuple(_property(job, p, radius, rivals) for p in chunk)
+        return Piece(tuple(chunk), properties, means.deadline, len(todo) > LIGHT_CASES)
+
+    size = batch_size(job.model, job.settings)
+    if means.crew is not None:
+        yield from _side_by_side(means, means.crew, deque(todo), size, piece)
+        return
+    for chunk in _chunks(todo, min(COMMIT_EVERY, max(1, size))):
+        if _passed(means.deadline):
+            return
+        yield chunk, _decide(job.model, job.settings, piece(chunk))
+
+
+def _side_by_side(
+    means: Means, crew: Workers, todo: deque[int], size: int, piece: Callable[[Sequence[int]], Piece]
+) -> Iterator[tuple[Sequence[int], list[Judged]]]:
+    """As `_decided`, over processes that share the memory of a batch of `size`."""
+    alone: deque[int] = deque()  # samples of batches whose process died
+    crew.hire(len(todo))
+    while True:
+        while crew.idle and (alone or todo) and not _passed(means.deadline):
+            most = 1 if alone else min(COMMIT_EVERY, size // crew.count, len(todo) // (PARTS * crew.count))
+            source = alone or todo
+            crew.give(piece([source.popleft() for _ in range(max(1, most))]))
+        if not crew.busy:
+            return
+        given, answer = crew.take()
+        if not isinstance(answer, Death):
+            yield given.positions, answer
+        elif len(given.positions) > 1:
+            alone.extend(given.positions)
+        else:
+            yield given.positions, [(Outcome(Verdict.ERROR, DECIDE_STAGE, answer.reason), "")]
+
+
+def _decide(model: Model, settings: Settings, piece: Piece) -> list[Judged]:
+    """One answer per property; a failing batch is retried one by one, a failing one is an error. Never raises."""
     from certify.pipeline import decide
 
+    properties = piece.properties
     try:
-        outcomes = decide(job.model, properties, job.settings, deadline=deadline)
+        outcomes = decide(model, properties, settings, deadline=piece.deadline, many=piece.many)
         if len(outcomes) != len(properties):
             raise RuntimeError(f"{len(outcomes)} outcomes for {len(properties)} properties")
     except Exception as error:
         _log.debug("a batch of %d failed", len(properties), exc_info=True)
         if len(properties) > 1:
-            return [pair for one in properties for pair in _decide(job, [one], deadline)]
+            return [pair for one in properties for pair in _decide(model, settings, replace(piece, properties=(one,)))]
         alarm = _first_line(error) if isinstance(error, SoundnessError) else ""
-        return [(_failed("decide", error), alarm)]
+        return [(_failed(DECIDE_STAGE, error), alarm)]
     return [examine(outcome) for outcome in outcomes]
 
 

@@ -60,7 +60,12 @@ def plan(model: Model, settings: Settings) -> str:
 
 
 def decide(
-    model: Model, properties: Sequence[Property], settings: Settings, *, deadline: float | None = None
+    model: Model,
+    properties: Sequence[Property],
+    settings: Settings,
+    *,
+    deadline: float | None = None,
+    many: bool = False,
 ) -> list[Outcome]:
     hooks.calls.append(len(properties))
     stored = {t.name: numpy_helper.to_array(t) for t in onnx.load_from_string(model.onnx_bytes).graph.initializer}

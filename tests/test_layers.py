@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up; a module belongs to the longest prefix that it bears.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("certify.errors", "certify.arrays", "certify.verdict", "certify.options", "certify.version"),
-    ("certify.rules", "certify.disk"),
+    ("certify.errors", "certify.arrays", "certify.taps", "certify.verdict", "certify.options", "certify.version"),
+    ("certify.rules", "certify.disk", "certify.workers"),
     ("certify.graph", "certify.property"),
     ("certify.model",),
     ("certify.ops",),

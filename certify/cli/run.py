@@ -14,7 +14,17 @@ import click
 from certify.cli.codes import ALARM, INTERRUPTED, UNDECIDED
 from certify.cli.console import open_console
 from certify.errors import UsageError
-from certify.options import LAYOUTS, METHODS, NORMS, parse_eps, parse_floats, parse_ids, parse_range, parse_seconds
+from certify.options import (
+    LAYOUTS,
+    METHODS,
+    NORMS,
+    parse_eps,
+    parse_floats,
+    parse_ids,
+    parse_range,
+    parse_seconds,
+    parse_workers,
+)
 
 if TYPE_CHECKING:
     from certify.api import Output, Preprocessing, Selection
@@ -29,6 +39,7 @@ Examples:
   certify run net.onnx --data my.npz --eps 1/255,2/255,4/255 --out runs/mine
   certify run net.onnx --data cifar10 --eps 2/255 --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26
   certify run net.onnx --data my.npz --eps 1/255,2/255,4/255 --out runs/mine --resume
+  certify run net.onnx --data mnist --eps 0.1 --workers auto
 
 \b
 What is written (to --out): results.sqlite while running; at the end manifest.json, results.csv, results.parquet;
@@ -82,6 +93,13 @@ class Display:
 @click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1; auto takes CUDA if there."
 )
+@click.option(
+    "--workers",
+    default="1",
+    show_default=True,
+    metavar="N",
+    help="Processes that decide samples side by side, one thread each; 0 or auto: one per core.",
+)
 @click.option("--out", metavar="DIR", help="New folder for results.  [default: runs/<model>-<eps>-<time>]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out: nothing is lost, nothing is done twice.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
@@ -119,6 +137,7 @@ def _prepare(model: str, options: dict[str, Any]) -> tuple[Job, Preprocessing, O
     radii = parse_eps(options["eps"])
     parse_seconds(options["timeout"], option="--timeout")
     parse_seconds(options["budget"], option="--budget")
+    workers = parse_workers(options["workers"], option="--workers")
     if options["resume"] and options["out"] is None:
         raise UsageError("--resume needs --out, the folder of the run to go on with")
     mean, std, input_range = options["mean"], options["std"], options["input_range"]
@@ -137,7 +156,7 @@ def _prepare(model: str, options: dict[str, Any]) -> tuple[Job, Preprocessing, O
     )
     job = make_job(network, load_data(selection, network, given), radii, options["norm"], given, settings)
     out = default_out(model, radii) if options["out"] is None else Path(options["out"])
-    return job, given, Output(out, options["resume"], options["budget"], witnesses=False)
+    return job, given, Output(out, options["resume"], options["budget"], witnesses=False, workers=workers)
 
 
 def _selection(options: dict[str, Any]) -> Selection:

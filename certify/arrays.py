@@ -316,8 +316,10 @@ def convolve_transposed(
     if is_torch(x):
         import torch.nn.functional as functional
 
-        if rank == 2 and groups == 1 and not x.requires_grad and _taps_are_faster(x, stride):
-            return _add_taps(x, weight, stride, begin, dilation, out_spatial)
+        if rank == 2 and groups == 1 and not weight.requires_grad and _taps_are_faster(x, stride):
+            from certify.taps import Window, add_taps
+
+            return add_taps(x, weight, Window(stride, pads, dilation, out_spatial))
         call = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}[rank]
         extra = tuple(n - (f - 2 * b) for n, f, b in zip(out_spatial, full, begin, strict=True))
         if all(0 <= e < max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
@@ -345,51 +347,3 @@ def convolve_transposed(
 def _taps_are_faster(x: Array, stride: tuple[int, ...]) -> bool:
     """torch's own are good at stride 1 in float32 (100 GFlop/s a core); 2 to 5 times slower else."""
     return max(stride) > 1 or dtype_name(x) == "float64"
-
-
-# Bytes of the products that `_add_taps` holds at a time: they stay in the caches (64 rows at once were 3 times as
-# fast in float64 as 500).
-TAPS = 3_000_000
-
-
-def _add_taps(
-    x: Array,
-    weight: Array,
-    stride: tuple[int, ...],
-    begin: tuple[int, ...],
-    dilation: tuple[int, ...],
-    out_spatial: tuple[int, ...],
-) -> Array:
-    """`convolve_transposed` of images by one matrix product, and one strided addition for each tap of the kernel.
-
-    The rows N lie last in memory, so that the additions run along them; the result keeps this layout.
-    """
-    import torch
-
-    count, filters, *size = x.shape
-    channels, *kernel = weight.shape[1:]
-    last = x.reshape(count, -1).T
-    columns = weight.reshape(filters, -1).T
-    out = torch.zeros(channels, *out_spatial, count, dtype=x.dtype, device=x.device)
-    rows = max(16, TAPS // (len(columns) * math.prod(size) * x.element_size()))
-    spans = [
-        [_span(tap, *axis) for tap in range(taps)]
-        for taps, axis in zip(kernel, zip(size, out_spatial, stride, begin, dilation, strict=True), strict=True)
-    ]
-    for first in range(0, count, rows):
-        some = slice(first, first + rows)
-        part = last[:, some].reshape(filters, -1)
-        product = (columns @ part).reshape(channels, *kernel, *size, -1)
-        for i, (source, target) in enumerate(spans[0]):
-            for j, (across, over) in enumerate(spans[1]):
-                out[:, target, over, some] += product[:, i, j, source, across]
-    return out.permute(3, 0, 1, 2)
-
-
-def _span(tap: int, size: int, room: int, stride: int, begin: int, dilation: int) -> tuple[slice, slice]:
-    """The inputs o with 0 <= o stride + tap dilation - begin < room, and where they go."""
-    shift = tap * dilation - begin
-    low = max(0, -(shift // stride))
-    high = max(low, min(size, (room - 1 - shift) // stride + 1))
-    start = low * stride + shift
-    return slice(low, high), slice(max(start, 0), max(start, 0) + max(0, (high - low - 1) * stride + 1), stride)

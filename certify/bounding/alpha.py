@@ -7,7 +7,7 @@ What counts is the pass that `certify.bounding.margins` makes afterwards with th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -54,6 +54,7 @@ TAPE = 400_000_000
 OWN_SLOPES = 2_000_000
 
 Variables = dict[int, list[torch.Tensor]]  # nonlinear node -> [lower slopes] or [lower slopes, upper slopes]
+Places = dict[int, Array]  # ReLU node -> neurons (B, U)
 Inner = dict[int, tuple[Variables, Variables]]  # start node -> slopes of its lower and of its upper bounds
 
 
@@ -70,8 +71,11 @@ def optimise(
     """
     graph = known.graph
     targets = _targets(known) if options.layers else {}
-    inner = {s: _pair(known, s, n.shape[1]) for s, n in targets.items()}
-    outer = _variables(known, graph.output, rows.shape[1])
+    specs = {s: n.shape[1] if _own(known, s, n.shape[1]) else 1 for s, n in targets.items()}
+    unstable = _places(known)
+    places = {s: unstable if n > 1 else {} for s, n in specs.items()}
+    inner = {s: _pair(known, s, n, places[s]) for s, n in specs.items()}
+    outer = _variables(known, graph.output, rows.shape[1], {})
     sets = [group for pair in inner.values() for group in pair] + [outer]
     leaves = [slope for group in sets for slopes in group.values() for slope in slopes]
     if not leaves:
@@ -81,8 +85,8 @@ def optimise(
     adam = _Adam(leaves, relative)
     best = _Best(outer, inner)
     for iteration in range(options.iterations + 1):
-        now, layers = _forward(known, targets, inner)
-        value = backward(now, row_form(graph.output, rows), slopes=_choice(outer), rounding=False)
+        now, layers = _forward(known, targets, inner, places)
+        value = backward(now, row_form(graph.output, rows), slopes=_choice(outer, {}), rounding=False)
         best.update(value.detach(), layers)
         if iteration == options.iterations or stop(best.value):
             break
@@ -91,8 +95,8 @@ def optimise(
         with torch.no_grad():
             adam.ascend(gradients, options.step * options.decay**iteration)
             _project(known.graph, sets)
-    sides = {s: Sides(targets[s], *(_choice(g) for g in best.inner[s])) for s in targets}
-    return Proposal(_choice(best.outer), sides, best.value)
+    sides = {s: Sides(targets[s], *(_for_all(known, _choice(g, places[s])) for g in best.inner[s])) for s in targets}
+    return Proposal(_choice(best.outer, {}), sides, best.value)
 
 
 def _targets(known: Knowledge) -> dict[int, Array]:
@@ -116,36 +120,71 @@ def _targets(known: Knowledge) -> dict[int, Array]:
     return dict(sorted(targets.items()))
 
 
-def _pair(known: Knowledge, start: int, count: int) -> tuple[Variables, Variables]:
-    """Slopes for the lower and the upper bounds of `count` neurons: each its own, or one set for all where that is
-    large.
-    """
+def _places(known: Knowledge) -> Places:
+    """Per ReLU node the neurons (B, U) whose slopes matter: its samples' unstable ones."""
+    found: Places = {}
+    for index, node in enumerate(known.graph.nodes):
+        if isinstance(node.op, Relu):
+            lower, upper = known.flat(node.inputs[0])
+            mask = (lower < 0) & (upper > 0)
+            found[index] = pick(mask, max(1, int(mask.sum(dim=1).max())))
+    return found
+
+
+def _pair(known: Knowledge, start: int, specs: int, places: Places) -> tuple[Variables, Variables]:
+    """Slopes for the lower and for the upper bounds of a start node."""
+    return _variables(known, start, specs, places), _variables(known, start, specs, places)
+
+
+def _own(known: Knowledge, start: int, count: int) -> bool:
+    """Has each of `count` neurons slopes of its own? One set serves all where that would be large."""
     widths = sum(math.prod(known.graph.nodes[i].shape) for i in _nonlinear_before(known.graph, start))
-    specs = count if count * widths <= OWN_SLOPES else 1
-    return _variables(known, start, specs), _variables(known, start, specs)
+    return count * widths <= OWN_SLOPES
 
 
 def _nonlinear_before(graph: Graph, last: int) -> list[int]:
     return [i for i in graph.ancestors(last) if i and not is_affine(graph.nodes[i].op)]
 
 
-def _variables(known: Knowledge, last: int, specs: int) -> Variables:
-    """Free slopes of the nonlinear nodes before `last`, at their defaults: (B, specs, n) each."""
+def _variables(known: Knowledge, last: int, specs: int, places: Places) -> Variables:
+    """Free slopes of the nonlinear nodes before `last`, at their defaults: (B, specs, n) each, (B, specs, U) with a
+    place.
+    """
     found: Variables = {}
     for index in _nonlinear_before(known.graph, last):
         node = known.graph.nodes[index]
         lower, upper = known.flat(node.inputs[0])
         lines = relax(node.op, lower, upper, Slopes())
         slopes = [lines.lower_slope] if isinstance(node.op, Relu) else [lines.lower_slope, lines.upper_slope]
+        if index in places:
+            slopes = [take_along(s, places[index]) for s in slopes]
         found[index] = [s[:, None, :].repeat(1, specs, 1).requires_grad_() for s in slopes]
     return found
 
 
-def _choice(variables: Variables) -> Choice:
-    return {node: Slopes(*pair) for node, pair in variables.items()}
+def _choice(variables: Variables, places: Places) -> Choice:
+    """The slopes as passes take them."""
+    return {
+        node: Slopes(pair[0], pair[1] if len(pair) > 1 else None, places.get(node)) for node, pair in variables.items()
+    }
 
 
-def _forward(known: Knowledge, targets: dict[int, Array], inner: Inner) -> tuple[Knowledge, dict[int, Interval]]:
+def _for_all(known: Knowledge, choice: Choice) -> Choice:
+    """The same slopes for all neurons, stable ones at their defaults."""
+    found = dict(choice)
+    for node, slopes in choice.items():
+        if slopes.at is None:
+            continue
+        lower, upper = known.flat(known.graph.nodes[node].inputs[0])
+        default = relax(known.graph.nodes[node].op, lower, upper, Slopes()).lower_slope[:, None, :]
+        place = slopes.at[:, None, :].expand(slopes.lower.shape)  # type: ignore[union-attr]
+        found[node] = Slopes(default.repeat(1, place.shape[1], 1).scatter_(2, place, slopes.lower))
+    return found
+
+
+def _forward(
+    known: Knowledge, targets: dict[int, Array], inner: Inner, places: Mapping[int, Places]
+) -> tuple[Knowledge, dict[int, Interval]]:
     """Knowledge with the start nodes' boxes tightened under the current slopes, and each start's raw bounds, 2 x
     (B, K).
     """
@@ -154,7 +193,7 @@ def _forward(known: Knowledge, targets: dict[int, Array], inner: Inner) -> tuple
     found: dict[int, Interval] = {}
     for start, neurons in targets.items():
         below, above = (
-            one_side(now, start, neurons, sign, _choice(group), rounding=False)
+            one_side(now, start, neurons, sign, _choice(group, places[start]), rounding=False)
             for sign, group in zip((1, -1), inner[start], strict=True)
         )
         found[start] = below.detach(), above.detach()

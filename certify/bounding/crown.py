@@ -243,14 +243,27 @@ def _carry(
         else:
             if reached is not None:
                 reached[index] = a
-            lines = relaxation(known, index, (slopes or {}).get(index, Slopes()))
-            a, change, wrong = through(a, lines, weight)
+            choice = (slopes or {}).get(index, Slopes())
+            a, change, wrong = _through(known, index, a, choice, weight)
             constant, error = constant + change, error + wrong
             parts = (a,)
         error = error + _collect(known, pending, node.inputs, parts, (count, specs), rounding=rounding)
         if rounding:
             error = error + 2 * UNIT_ROUNDOFF[name] * xp.abs(constant)
     return pending.get(0), constant, error
+
+
+def _through(
+    known: Knowledge, index: int, a: Array, choice: Slopes, weight: Array | None
+) -> tuple[Array, Array, Array | float]:
+    """One nonlinear node, as `certify.bounding.steps.through`."""
+    if choice.at is None:
+        return through(a, relaxation(known, index, choice), weight)
+    from certify.bounding.tape import through_unstable
+
+    assert weight is None, "slopes of some neurons only are for proposals"
+    node = known.graph.nodes[index]
+    return *through_unstable(a, node.op, known.flat(node.inputs[0]), choice), 0.0
 
 
 def _step_back(known: Knowledge, index: int, a: Array, first: bool) -> Sequence[Array]:
@@ -345,6 +358,7 @@ def relaxation(known: Knowledge, index: int, choice: Slopes) -> Relaxation:
         default = choice.lower is None and choice.upper is None
         assert default, "ready lines have the default slopes"
         return ready.apart
+    assert choice.at is None, "slopes of some neurons only are no relaxation of all"
     source = known.graph.nodes[index].inputs[0]
     lower, upper = known.flat(source)
     return relax(known.graph.nodes[index].op, lower[:, None, :], upper[:, None, :], choice)  # type: ignore[no-any-return]

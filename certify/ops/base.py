@@ -50,10 +50,15 @@ class Relaxation:
 
 @dataclass(frozen=True, eq=False)
 class Slopes:
-    """Chosen slopes for `relax`, None where the op's default is wanted. Shapes broadcast against the bounds'."""
+    """Chosen slopes for `relax`, None where the op's default is wanted. Shapes broadcast against the bounds'.
+
+    at: (B, U) integers where `lower` (B, S, U) is for some neurons of each sample only, all others being stable ReLUs:
+    for proposals, which `certify.bounding.tape` then carries back; `relax` knows nothing of it.
+    """
 
     lower: Array | None = None
     upper: Array | None = None
+    at: Array | None = None
 
 
 def gamma(count: int, dtype: str) -> float:

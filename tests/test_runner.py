@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +16,9 @@ from certify.errors import DataError, NoSamples, SoundnessError, UsageError
 from certify.options import parse_eps
 from certify.property import Box, Property
 from certify.report.result import Report
-from certify.runner import Job, Progress
+from certify.runner import Job, Piece, Progress
 from certify.verdict import Outcome, Verdict, Witness, examine
+from certify.workers import Death
 
 
 def job(folder: Path, exact: ModuleType, eps: str = "0.01,0.1") -> Job:
@@ -308,3 +309,122 @@ def test_python_run_refuses_what_does_not_fit(linear: Path, exact: ModuleType) -
         certify.run(net, (x, y), eps=0.1, resume=True)
     with pytest.raises(UsageError, match="--data is missing"):
         certify.run(net, eps=0.1)
+
+
+class InTurn:
+    """Stands for certify.workers.Crew within this process; `deadly` positions kill whoever has them; last in first out.
+
+    The laws of real processes are in test_workers.py.
+    """
+
+    deadly: frozenset[int] = frozenset()
+    given: list[tuple[int, ...]]
+
+    def __init__(self, work: Callable[[Piece], object], count: int) -> None:
+        self.count, self._work, self._pieces = count, work, list[Piece]()
+        type(self).given = []
+
+    def __enter__(self) -> InTurn:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pieces.clear()
+
+    def hire(self, pieces: int) -> None:
+        pass
+
+    @property
+    def idle(self) -> bool:
+        return len(self._pieces) < self.count
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._pieces)
+
+    def give(self, piece: Piece) -> None:
+        self.given.append(piece.positions)
+        self._pieces.append(piece)
+
+    def take(self) -> tuple[Piece, object]:
+        piece = self._pieces.pop()
+        return piece, Death("it died") if self.deadly & set(piece.positions) else self._work(piece)
+
+
+@pytest.fixture
+def crew(monkeypatch: pytest.MonkeyPatch) -> type[InTurn]:
+    monkeypatch.setattr("certify.runner.Crew", InTurn)
+    monkeypatch.setattr(InTurn, "deadly", frozenset())
+    return InTurn
+
+
+@pytest.mark.parametrize("workers", [2, 3, 40])
+def test_workers_change_no_verdict(linear: Path, exact: ModuleType, crew: type[InTurn], workers: int) -> None:
+    made = job(linear, exact)
+    whole = verdicts(go(made))
+    exact.hooks.batch = 100
+    assert verdicts(go(made, workers=workers)) == whole
+    sizes = [len(positions) for positions in crew.given]
+    assert sum(sizes) == 2 * 22
+    assert max(sizes) == max(1, 22 // (4 * workers)), "the first batches are the largest, and of an equal share"
+    exact.hooks.batch = 4
+    assert verdicts(go(made, workers=workers)) == whole
+    assert max(map(len, crew.given)) <= max(1, 4 // workers), "the processes share the memory of one batch"
+
+
+def test_a_process_that_dies_is_an_error_for_the_sample_that_killed_it(
+    linear: Path, exact: ModuleType, crew: type[InTurn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = job(linear, exact)
+    whole = verdicts(go(made))
+    exact.hooks.batch = 100
+    monkeypatch.setattr(crew, "deadly", frozenset({1, 9}))
+    report = go(made, workers=2)
+    found = verdicts(report)
+    assert {k for k, v in found.items() if v == "error"} == {(n, e) for n in (1, 9) for e in ("0.01", "0.1")}
+    assert {r.outcome.reason for r in report.results if r.id in (1, 9)} == {"it died"}
+    assert all(found[k] == whole[k] for k in whole if k[0] not in (1, 9))
+    assert any(1 in p and len(p) > 1 for p in crew.given), "it was one of a batch first, or this shows nothing"
+
+
+def test_workers_keep_budget_resume_and_alarms(
+    linear: Path, exact: ModuleType, crew: type[InTurn], tmp_path: Path
+) -> None:
+    made = job(linear, exact)
+    whole, out = verdicts(go(made)), tmp_path / "run"
+    assert not go(made, out=out, budget=1e-6, workers=2).complete
+    seen = 0
+
+    def watch(progress: Progress) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(made, Preprocessing(), Output(out, resume=True, workers=3), watch)
+    report = go(made, out=out, resume=True, workers=2)
+    assert report.complete
+    assert verdicts(report) == whole
+    exact.hooks.spoil = lambda p, o: spoiled("proof beside a witness", p, o)
+    assert len(go(made, workers=22).alarms) == 44
+
+
+def test_real_processes_decide_as_this_one() -> None:
+    """Two ReLU layers, complete search: as many verdicts, and the same, from two further processes."""
+    import multiprocessing
+
+    import torch
+
+    torch.manual_seed(3)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)
+    )
+    x = np.random.default_rng(4).uniform(0, 1, size=(12, 3)).astype(np.float32)
+    with torch.no_grad():
+        data = (x, net(torch.as_tensor(x)).argmax(dim=1).numpy())
+    reports = [certify.run(net, data, eps="0.02,0.1,0.3", workers=n, device="cpu") for n in (1, 2)]
+    whole, shared = map(verdicts, reports)
+    assert whole == shared
+    assert {"verified", "falsified"} == set(whole.values())
+    assert not multiprocessing.active_children()
+    assert reports[1].options["workers"] == 2

@@ -248,12 +248,12 @@ def start(folder: Path, *arguments: object, delay: float = 0.1) -> subprocess.Po
     )
 
 
-def results_in(out: Path) -> int:
+def results_in(out: Path, stage: str = "exact") -> int:
     if not (out / "results.sqlite").exists():
         return 0
     try:
         with sqlite3.connect(out / "results.sqlite") as db:
-            return int(db.execute("SELECT COUNT(*) FROM results WHERE stage = 'exact'").fetchone()[0])
+            return int(db.execute("SELECT COUNT(*) FROM results WHERE stage = ?", (stage,)).fetchone()[0])
     except sqlite3.OperationalError:
         return 0
 
@@ -304,6 +304,30 @@ def test_ctrl_c_keeps_results_and_says_how_to_go_on(linear: Path, exact: ModuleT
     exact.hooks.calls.clear()
     assert run(linear, "--eps", "0.05", "--out", out, "--resume").exit_code == 0
     assert sum(exact.hooks.calls) == 22 - kept
+
+
+def test_ctrl_c_ends_the_workers_too(tmp_path: Path) -> None:
+    """The whole way with real processes; a terminal sends the signal to all of them."""
+    model, out = TESTS.parent / "models" / "digits_mlp.onnx", tmp_path / "out"
+    radii = ",".join(f"{k}/2550" for k in range(1, 1000))
+    options = ["--method", "ibp", "--samples", "12", "--workers", "2", "--out"]
+    command = [sys.executable, "-m", "certify", "run", model, "--eps", radii, *options, out]
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    end = time.monotonic() + 60
+    while not (found := results_in(out, "IBP")) and time.monotonic() < end:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    assert found
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)  # ends when the last process has closed its end
+    assert process.returncode == 130
+    assert stdout == ""
+    assert stderr.strip() == (
+        f"Interrupted. What was done is kept in {out}; the same command with --resume --out {out} goes on."
+    )
+    assert results_in(out, "IBP") >= found
 
 
 def test_the_shipped_model_needs_no_further_option(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""Each piece of work is answered once, by a process of one thread; a process that dies is a Death, and never a hang."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import signal
+import time
+from functools import partial
+from multiprocessing import active_children
+from typing import Any
+
+import pytest
+
+from certify.errors import UsageError
+from certify.workers import THREADS, Crew, Death
+
+# Pieces are calls of the standard library, which every process can import.
+WORK = operator.call
+
+
+def answers(crew: Crew[Any, Any], pieces: list[Any]) -> list[Any]:
+    """What the pieces come to, in their order."""
+    waiting, found = list(enumerate(pieces)), {}
+    held: dict[int, int] = {}
+    while waiting or crew.busy:
+        while waiting and crew.idle:
+            number, piece = waiting.pop(0)
+            held[id(piece)] = number
+            crew.give(piece)
+        piece, answer = crew.take()
+        number = held.pop(id(piece))
+        assert number not in found
+        found[number] = answer
+    return [found[n] for n in range(len(pieces))]
+
+
+def test_every_piece_is_answered_and_every_death_told() -> None:
+    roots, more = ([partial(math.sqrt, n) for n in range(6)] for _ in range(2))
+    exits, killed = partial(os._exit, 7), partial(signal.raise_signal, signal.SIGKILL)
+    large = partial(bytes, 3_000_000)  # more than a pipe holds
+    with Crew(WORK, 2) as crew:
+        crew.hire(2)
+        pids = {w.process.pid for w in crew._workers}
+        assert len(pids) == 2
+        found = answers(crew, [*roots, exits, killed, large, *more])
+        assert len(crew._workers) <= 2
+        assert not pids <= {w.process.pid for w in crew._workers}
+    expected: list[Any] = [math.sqrt(n) for n in range(6)]
+    assert found[:6] == found[9:] == expected
+    assert found[6] == Death("the worker process died (exit code 7)")
+    assert found[7] == Death("the worker process died (SIGKILL; did the memory run out?)")
+    assert found[8] == bytes(3_000_000)
+    assert not active_children()
+
+
+def test_a_process_has_one_thread_and_leaves_interrupts_to_its_parent() -> None:
+    before = {name: os.environ.get(name) for name in THREADS}
+    with Crew(WORK, 1) as crew:
+        environment = [partial(os.getenv, name) for name in THREADS]
+        interrupts = [partial(signal.raise_signal, signal.SIGINT), partial(os.getpid)]
+        found = answers(crew, [*environment, *interrupts])
+    assert found[:3] == ["1", "1", "1"]
+    assert found[3] is None
+    assert found[4] != os.getpid()
+    assert {name: os.environ.get(name) for name in THREADS} == before
+
+
+def test_leaving_ends_what_is_under_way() -> None:
+    with Crew(WORK, 1) as crew:
+        assert crew.idle
+        assert not crew.busy
+        crew.give(partial(time.sleep, 3600))
+        assert crew.busy
+        assert not crew.idle
+    assert not active_children()
+
+
+class Stillborn:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self) -> tuple[Any, tuple[int]]:
+        return os._exit, (3,)
+
+
+def test_processes_that_cannot_start_are_a_usage_error() -> None:
+    with Crew(Stillborn(), 2) as crew:  # type: ignore[arg-type]
+        crew.give(1)
+        with pytest.raises(UsageError, match=r"did not start \(exit code 3\).*__main__"):
+            crew.take()

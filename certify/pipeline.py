@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from certify.errors import UsageError
-from certify.machine import LIGHT_CASES, PROGRAM_STAGES, SPLIT_SHARE, Machine, Task, may_split
+from certify.machine import LIGHT_CASES, PROGRAM_STAGES, SPLIT_COORDINATES, SPLIT_SHARE, Machine, Task, may_split
 from certify.options import METHODS, PROGRAM_METHODS
 from certify.property import Property
 from certify.rules import is_affine
@@ -224,6 +224,8 @@ def plan(model: Model, settings: Settings) -> str:
     nonlinear = sum(math.prod(n.shape) for n in model.graph.nodes[1:] if not is_affine(n.op))
     stages = ["IBP"] + ["CROWN"] * (last != "IBP") + ["alpha-CROWN"] * (last == "alpha-CROWN")
     before = "attack -> " if settings.attack else ""
-    after = " -> complete search" if settings.method == "auto" else f" -> {programs}" if programs else ""
+    few = math.prod(model.graph.input_shape) <= SPLIT_COORDINATES
+    search = " -> input splits" * few + " -> branch and bound over neurons"
+    after = search if settings.method == "auto" else f" -> {programs}" if programs else ""
     size = f"{nonlinear} nonlinear neurons, {batch_size(model, settings)} samples at once"
     return f"{before}{' -> '.join(stages)}{after} ({size})"

@@ -11,7 +11,7 @@ from random_nets import samples
 
 from certify.frontends.onnx_import import load_model
 from certify.machine import Machine
-from certify.pipeline import Settings, decide
+from certify.pipeline import Settings, decide, plan
 from certify.property import Box, Case, Polytope, Property
 from certify.verdict import Verdict
 
@@ -106,3 +106,14 @@ def test_a_named_method_attacks_what_its_bounds_leave_open(method, attack, monke
     (proved,) = decide(model, [halves(model, -90.0)], settings)
     assert proved.verdict is Verdict.VERIFIED
     assert not attacked
+
+
+def test_the_plan_names_the_complete_searches_there_are():
+    for widths, searches in (
+        ((16, 8, 2), "input splits -> branch and bound over neurons"),
+        ((17, 8, 2), "branch and bound over neurons"),
+    ):
+        model = network(0, widths)
+        assert plan(model, Settings()).startswith(f"attack -> IBP -> CROWN -> alpha-CROWN -> {searches} (8 nonlinear")
+        assert plan(model, Settings(method="mip", attack=False)).startswith("IBP -> CROWN -> MIP (")
+        assert plan(model, Settings(method="ibp")).startswith("attack -> IBP (")

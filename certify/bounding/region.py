@@ -14,6 +14,7 @@ from certify.arrays import (
     depth,
     dtype_name,
     inner,
+    is_torch,
     like,
     namespace,
     narrow_interval,
@@ -91,8 +92,13 @@ def minimum(a: Array, region: Region, *, rounding: bool = True, sharp: bool = Fa
     exact minimum over ball and box together, by the one-dimensional Lagrangian dual (30 passes over a). With
     `rounding` the result is a bound in real arithmetic, by gamma_n |a| (|c| + r) and one underflow per product.
     """
-    middle, spread = _over_box(a, region, rounding=rounding)
-    value = middle - spread
+    if rounding or not is_torch(a) or not a.requires_grad or region.lower.requires_grad:
+        middle, spread = _over_box(a, region, rounding=rounding)
+        value = middle - spread
+    else:
+        from certify.bounding.tape import box_minimum
+
+        value = box_minimum(a, region.lower, region.upper)
     if region.center is None or region.radius is None:
         return value
     ball = _cut_ball_minimum(a, region) if sharp else _ball_minimum(a, region)

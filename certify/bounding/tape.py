@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from certify.arrays import take_along
+from certify.arrays import inner, take_along
 from certify.ops.base import Slopes
 from certify.rules import Interval, Op, relax
 
@@ -63,3 +63,26 @@ class _Unstable(torch.autograd.Function):
         before = (g * chord).scatter_(2, place, inside)
         to_high, to_t = (near * falling).sum(dim=1, keepdim=True), (change * falling).sum(dim=1, keepdim=True)
         return before, near * rising, to_high, to_t, None, None
+
+
+def box_minimum(a: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
+    """min a . x over boxes (B, n), without rounding terms: a (B, S, n) -> (B, S)."""
+    out: torch.Tensor = _BoxMinimum.apply(a, lower, upper)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _BoxMinimum(torch.autograd.Function):
+    """The gradient of a minimum is where it is attained: one array instead of five."""
+
+    @staticmethod
+    def forward(ctx: Any, a: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(a, lower, upper)
+        a, center, radius = a.detach(), (lower + upper) * 0.5, (upper - lower) * 0.5
+        value: torch.Tensor = inner(a, center[:, None, :]) - inner(a.abs(), radius[:, None, :])
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        a, lower, upper = ctx.saved_tensors
+        point = torch.where(a > 0, lower[:, None, :], upper[:, None, :])
+        return point.mul_(gradients[0][:, :, None]), None, None

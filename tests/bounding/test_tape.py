@@ -1,4 +1,4 @@
-"""The step with a gradient of its own is the plain step: values and gradients, against autograd."""
+"""Steps with gradients of their own are the plain steps: values and gradients, against autograd."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from certify.arrays import put_along, take_along
 from certify.bounding.steps import through
-from certify.bounding.tape import through_unstable
+from certify.bounding.tape import box_minimum, through_unstable
 from certify.ops.base import Slopes
 from certify.ops.relu import Relu
 from certify.rules import relax
@@ -39,3 +39,12 @@ def test_a_step_over_the_unstable_neurons_is_the_step_over_all(seed):
     fast = torch.autograd.grad((found[0] * weights[0]).sum() + (found[1] * weights[1]).sum(), leaves)
     for mine, theirs in zip(fast, slow, strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_the_minimum_over_boxes_and_where_it_is_attained():
+    """min 2 x - y + z / 2 over [1, 3] x [-1, 4] x [5, 6] is 2 - 4 + 2.5, at (1, 4, 5)."""
+    a = torch.tensor([[[2.0, -1.0, 0.5]]], requires_grad=True)
+    value = box_minimum(a, torch.tensor([[1.0, -1.0, 5.0]]), torch.tensor([[3.0, 4.0, 6.0]]))
+    assert value.tolist() == [[0.5]]
+    (gradient,) = torch.autograd.grad(3 * value.sum(), a)
+    assert gradient.tolist() == [[[3.0, 12.0, 15.0]]]

@@ -106,7 +106,9 @@ class Crew(Generic[T, R]):
                 worker.pipe.send_bytes(self._work)
 
     def give(self, piece: T) -> None:
-        """Have a process without a piece work on this one."""
+        """Have a process without a piece work on this one; raises as `take`."""
+        for worker in [w for w in self._workers if not w.pieces and not w.process.is_alive()]:
+            self._bury(worker)  # it died on no piece's account
         if all(w.pieces for w in self._workers):
             self.hire(len(self._workers) + 1)
         worker = next(w for w in self._workers if not w.pieces)

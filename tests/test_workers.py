@@ -67,6 +67,16 @@ def test_a_process_has_one_thread_and_leaves_interrupts_to_its_parent() -> None:
     assert {name: os.environ.get(name) for name in THREADS} == before
 
 
+def test_a_process_that_dies_without_a_piece_costs_none() -> None:
+    with Crew(WORK, 1) as crew:
+        (first,) = answers(crew, [partial(os.getpid)])
+        os.kill(first, signal.SIGKILL)
+        crew._workers[0].process.join()
+        (second,) = answers(crew, [partial(os.getpid)])
+    assert isinstance(second, int)
+    assert first != second
+
+
 def test_leaving_ends_what_is_under_way() -> None:
     with Crew(WORK, 1) as crew:
         assert crew.idle

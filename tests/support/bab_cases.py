@@ -39,10 +39,15 @@ def ball(lower, upper, p, cut=1.0):
 
 
 def inside(inputs, x):
-    """The nearest point of the set's box, if it is in the set, in rationals; else None."""
+    """The point pulled into the set's box, and straight into its ball, if it is in the set then, in rationals; else
+    None.
+    """
     box = inputs.box if isinstance(inputs, LpBall) else inputs
     x = np.clip(x.reshape(box.lower.shape), box.lower, box.upper)
     if isinstance(inputs, LpBall):
+        step = x - inputs.center
+        size = np.linalg.norm(step.ravel(), inputs.p)
+        x = np.clip(inputs.center + step * min(1.0, inputs.eps * (1 - 1e-6) / max(size, 1e-300)), box.lower, box.upper)
         steps = [abs(a - b) for a, b in zip(exact(x).ravel(), exact(inputs.center).ravel(), strict=True)]
         if sum(s**inputs.p for s in steps) > Fraction(inputs.eps) ** inputs.p:
             return None

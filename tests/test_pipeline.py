@@ -53,27 +53,23 @@ def halves(model, gap):
     return Property(tuple(cases))
 
 
-@pytest.mark.parametrize("light", [True, False], ids=["light", "torch"])
+@pytest.mark.parametrize("many", [False, True], ids=["light", "torch"])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_light_way_and_torch_agree(seed, light, monkeypatch):
-    if not light:
-        monkeypatch.setattr("certify.pipeline.LIGHT_CASES", 0)
+def test_the_light_way_and_torch_agree(seed, many):
     model = network(seed)
     for gap, verdict in ((-0.1, Verdict.VERIFIED), (0.02, Verdict.FALSIFIED)):
-        (outcome,) = decide(model, [halves(model, gap)], Settings(timeout=60, seed=seed, device="cpu"))
+        (outcome,) = decide(model, [halves(model, gap)], Settings(timeout=60, seed=seed, device="cpu"), many=many)
         assert outcome.verdict is verdict
         assert outcome.lower <= outcome.upper
 
 
 @pytest.mark.parametrize("method", ["ibp", "crown"])
-def test_bounds_in_numpy_decide_as_those_in_torch(method, monkeypatch):
+def test_bounds_in_numpy_decide_as_those_in_torch(method):
     """Intervals are the same; torch's CROWN has one sieve more, which may sharpen it."""
     model = network(0)
     props = [halves(model, gap) for gap in (-0.1, -2.0, -9.0)]
-    found = []
-    for cases in (16, 0):
-        monkeypatch.setattr("certify.pipeline.LIGHT_CASES", cases)
-        found.append(decide(model, props, Settings(method=method, timeout=60, device="cpu", attack=False)))
+    settings = Settings(method=method, timeout=60, device="cpu", attack=False)
+    found = [decide(model, props, settings, many=many) for many in (False, True)]
     for one, two in zip(*found, strict=True):
         assert one.verdict is two.verdict
         assert one.stage == two.stage

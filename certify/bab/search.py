@@ -36,6 +36,9 @@ SLACK = 1e-5  # float32 bounds must be above this share of the rows' scale befor
 NEAR = 1e-3  # candidates are replayed when their float32 margin is below this share of the rows' scale
 CLIPPED = UNDERFLOW["float64"]  # what is cut off has a positive margin
 PLANES_AFTER = 16  # subproblems; smaller trees close sooner than the planes are made
+# Factors of the multipliers' step, changed when the lowest bound does not rise: which scale is right differs between
+# networks, and deep in a tree, by more than ten.
+GEARS = (1.0, 0.05, 0.25)
 TRIAL = 64  # subproblems after which sharpening goes on only if it settles PAYS neurons each
 PAYS = 0.5
 REPLAYS = 4  # candidates a step that onnxruntime is asked about
@@ -72,6 +75,7 @@ class Tree:
     asked: bool = False  # have the planes been made, or given up?
     planes: Planes | None = None
     leaves: Leaves | None = None
+    gear: int = 0
     sharpened: int = 0
     settled: int = 0
 
@@ -102,10 +106,11 @@ def grow(tree: Tree, deadline: float) -> SearchResult:
     tree.deadline = deadline
     with torch.no_grad():
         while tree.open and time.monotonic() < deadline:
-            begin = time.monotonic()
+            begin, lowest = time.monotonic(), tree.pool.lower
             if tree.subproblems >= PLANES_AFTER and not tree.asked:
                 tree.asked, tree.planes = True, planes(tree.root)
             _step(tree, tree.width)
+            tree.gear = 0 if tree.pool.lower > lowest else (tree.gear + 1) % len(GEARS)
             spent = time.monotonic() - begin
             if spent < STEP_SECONDS:
                 tree.width = min(2 * tree.width, tree.options.largest)
@@ -139,7 +144,8 @@ def _split(tree: Tree, parents: Subproblems, points: Tensor, allowed: Tensor) ->
     taken = bound(batch, variables)
     tried = candidates(batch, taken, ascent(batch, variables, taken), allowed, tree.options.tries)
     kids = children(problem, parents, choose(problem, parents, tried, points, allowed))
-    return _raise(tree, kids, tree.options.ascent)
+    options = tree.options.ascent
+    return _raise(tree, kids, replace(options, multiplier_step=options.multiplier_step * GEARS[tree.gear]))
 
 
 def _raise(tree: Tree, subs: Subproblems, options: AscentOptions) -> tuple[Subproblems, Best]:

@@ -166,12 +166,11 @@ class Rows:
 
     def best(self, lower: Float64) -> Float64:
         """(B, S): each row's polytope margin, the largest of its rows' lower bounds; +inf for padding."""
-        out = np.full(lower.shape, np.inf)
-        for b in range(lower.shape[0]):
-            for number in range(self.polytope[b].max() + 1):
-                mine = self.polytope[b] == number
-                out[b, mine] = lower[b, mine].max(initial=-np.inf)
-        return out
+        sample = np.arange(len(lower))[:, None]
+        # The last column takes the padding, number -1.
+        table = np.full((len(lower), self.polytope.max() + 2), -np.inf)
+        np.maximum.at(table, (sample, self.polytope), lower)
+        return np.where(self.polytope >= 0, table[sample, self.polytope], np.inf)
 
     def margins(self, lower: Float64) -> Float64:
         """(B,): each case's margin, the smallest of its polytopes'."""

@@ -42,9 +42,10 @@ def compare(graph, case, root, generations, found):
 
 
 @pytest.mark.parametrize(("kind", "seed"), CASES)
-@pytest.mark.parametrize("p", [0, 1, 2])
-def test_no_point_is_below_what_is_certified(kind, seed, p):
+@pytest.mark.parametrize("turn", [0, 1])
+def test_no_point_is_below_what_is_certified(kind, seed, turn):
     """Any slopes, multipliers and weights of the rows, at every scale of the weights."""
+    p = (turn + seed) % 3
     rng = np.random.default_rng([50, seed, p])
     scale = SCALES[(seed + 3 * p) % len(SCALES)]
     graph, case, root = open_root(kind, seed, p=p, scale=scale)

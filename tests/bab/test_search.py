@@ -102,7 +102,7 @@ def moved(polytopes, gap):
     return [(c, d - gap) for c, d in polytopes]
 
 
-@pytest.mark.parametrize("seed", [2, 6])
+@pytest.mark.parametrize("seed", [2, 4])
 @pytest.mark.parametrize("p", [0, 1, 2])
 def test_conjunctions_and_unions_over_boxes_and_balls(seed, p):
     graph, inputs, polytopes, y = several(seed, p)
@@ -118,12 +118,12 @@ def test_conjunctions_and_unions_over_boxes_and_balls(seed, p):
         assert inside(inputs, witness.x) is not None
 
 
-@pytest.mark.parametrize("seed", [2, 7])
+@pytest.mark.parametrize("seed", [2, 4])
 def test_the_verdict_does_not_depend_on_batches_nor_tries(seed):
     graph, inputs, polytopes, _ = several(seed)
-    for gap, safe in ((0.3, True), (-0.1, False)):
+    for gap, safe in ((0.3, True), (-0.2, False)):
         case = case_of(inputs, *moved(polytopes, gap))
-        for smallest, largest, tries in ((1, 1, 3), (1, 7, 1), (512, 512, 100)):
+        for smallest, largest, tries in ((1, 1, 8), (4, 64, 3), (512, 512, 100)):
             lower, witness = search(graph, case, SearchOptions(smallest=smallest, largest=largest, tries=tries))
             assert (lower > 0) is safe
             assert (witness is None) is safe

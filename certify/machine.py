@@ -54,7 +54,7 @@ UNPROVED = "the MIP solver finds no counterexample, but nothing proves that ther
 
 @dataclass
 class Task:
-    """One case of one property on its way; outcome parts are filled in as stages answer."""
+    """One case of one property on its way; outcome parts are filled in as stages answer. done: no more is tried."""
 
     owner: int
     case: Case
@@ -66,6 +66,7 @@ class Task:
     notes: list[str] = field(default_factory=list)
     start: Start | None = None
     tree: Tree | None = None
+    done: bool = False
 
     @property
     def open(self) -> bool:

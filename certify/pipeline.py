@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -71,25 +71,54 @@ def decide(
     deadline: on time.monotonic()'s clock, for all together; without one, settings.timeout per property.
     many: these are some of many, so that importing torch pays however few they are.
     """
+    found: dict[int, Outcome] = {}
+    for outcomes in decide_each(model, properties, settings, deadline=deadline, many=many):
+        found.update(outcomes)
+    return [found[owner] for owner in range(len(properties))]
+
+
+def decide_each(
+    model: Model,
+    properties: Sequence[Property],
+    settings: Settings,
+    *,
+    deadline: float | None = None,
+    many: bool = False,
+) -> Iterator[dict[int, Outcome]]:
+    """As `decide`: index of a property -> its outcome, in groups, as soon as these are known."""
     end = time.monotonic() + settings.timeout * len(properties)
     end = end if deadline is None else min(end, deadline)
     tasks = [Task(owner, case) for owner, prop in enumerate(properties) for case in prop.cases]
     machine = Machine(model, settings.device, settings.seed)
     light = not many and len(tasks) <= LIGHT_CASES and bool(machine.light_methods)
+    waiting = dict(enumerate(properties))
+
+    def ended() -> dict[int, Outcome]:
+        mine: dict[int, list[Task]] = {owner: [] for owner in waiting}
+        for task in tasks:
+            if task.owner in mine:
+                mine[task.owner].append(task)
+        over = [o for o, ts in mine.items() if any(t.witness for t in ts) or all(t.done or not t.open for t in ts)]
+        return {o: _outcome(mine[o], waiting.pop(o), time.monotonic() >= end) for o in over}
+
     for stage in _stages(machine, light, settings):
         still = [t for t in tasks if t.open]
         if not still or time.monotonic() >= end:
             break
-        stage(still, end)
+        for _ in stage(still, end) or ():
+            if outcomes := ended():
+                yield outcomes
         _refute_no_further(tasks)
-    outcomes = []
-    for owner, prop in enumerate(properties):
-        mine = [t for t in tasks if t.owner == owner]
-        outcomes.append(_outcome(mine, prop, time.monotonic() >= end))
-    return outcomes
+        if outcomes := ended():
+            yield outcomes
+    for task in tasks:
+        task.done = True
+    if outcomes := ended():
+        yield outcomes
 
 
-Stage = Callable[[list[Task], float], None]
+# What a stage yields, if anything, only says that a case has come to its end.
+Stage = Callable[[list[Task], float], Iterable[None] | None]
 
 
 def _stages(machine: Machine, light: bool, settings: Settings) -> Iterator[Stage]:
@@ -152,7 +181,7 @@ def _programs(machine: Machine, tasks: Sequence[Task], settings: Settings, end: 
             fallen.add(task.owner)
 
 
-def _search(machine: Machine, tasks: Sequence[Task], settings: Settings, end: float) -> None:
+def _search(machine: Machine, tasks: Sequence[Task], settings: Settings, end: float) -> Iterator[None]:
     """Branch and bound over neurons, case by case: first for a short while, then a thorough attack, then to the end."""
     fallen: set[int] = set()
     for task in tasks:
@@ -168,6 +197,8 @@ def _search(machine: Machine, tasks: Sequence[Task], settings: Settings, end: fl
         if task.witness is not None:
             fallen.add(task.owner)
         task.start = task.tree = None
+        task.done = True
+        yield
 
 
 def _quick(settings: Settings) -> AttackOptions:

@@ -229,7 +229,25 @@ def _decided(
     for chunk in _chunks(todo, min(COMMIT_EVERY, max(1, size))):
         if _passed(means.deadline):
             return
-        yield chunk, _decide(job.model, job.settings, piece(chunk))
+        yield from _as_they_end(job.model, job.settings, piece(chunk))
+
+
+def _as_they_end(model: Model, settings: Settings, piece: Piece) -> Iterator[tuple[Sequence[int], list[Judged]]]:
+    """A batch's samples in groups, as they end; after a failure those that are left, one by one."""
+    from certify.pipeline import decide_each
+
+    left = dict(zip(piece.positions, piece.properties, strict=True))
+    try:
+        for outcomes in decide_each(model, piece.properties, settings, deadline=piece.deadline, many=piece.many):
+            group = [piece.positions[owner] for owner in outcomes]
+            judged = [examine(outcome) for outcome in outcomes.values()]
+            for position in group:
+                del left[position]
+            yield group, judged
+    except Exception:
+        _log.debug("a batch of %d failed, %d left", len(piece.positions), len(left), exc_info=True)
+    for position, prop in left.items():
+        yield [position], _decide(model, settings, replace(piece, positions=(position,), properties=(prop,)))
 
 
 def _side_by_side(

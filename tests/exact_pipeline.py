@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,17 @@ def pick_device(name: str) -> str:
 
 def plan(model: Model, settings: Settings) -> str:
     return "exact, by hand"
+
+
+def decide_each(
+    model: Model,
+    properties: Sequence[Property],
+    settings: Settings,
+    *,
+    deadline: float | None = None,
+    many: bool = False,
+) -> Iterator[dict[int, Outcome]]:
+    yield dict(enumerate(decide(model, properties, settings, deadline=deadline, many=many)))
 
 
 def decide(

@@ -47,7 +47,7 @@ SEARCH_STAGE = "branch and bound"
 # Open neurons up to which a search by linear programs has its share of the time that is left then: WK17a's last four of
 # 10,000 images took it 1 to 4 s each, where branch and bound with ascents was open after 60.
 PROGRAM_NEURONS = 400
-PROGRAM_SHARE = 0.3
+PROGRAM_SHARE = 0.15
 PROGRAM_STAGES = {"lp": "LP", "mip": "MIP"}
 UNPROVED = "the MIP solver finds no counterexample, but nothing proves that there is none"
 

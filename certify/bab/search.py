@@ -247,7 +247,7 @@ def _attack(tree: Tree, points: Tensor) -> None:
     near = NEAR * _scale(tree.root)
     order = margin.argsort()[:REPLAYS]
     order = order[margin[order] < near]
-    if len(order):
+    if len(order) and tree.witness is None:  # a leaf of the same step may have given one
         tree.witness = tree.replay(points[order].double().cpu().numpy())
 
 

@@ -21,7 +21,7 @@ from certify.arrays import is_torch, to_numpy
 from certify.errors import DataError, NoSamples, SoundnessError, UsageError
 from certify.options import NORMS, EpsLike, Radius, format_ids, parse_eps, parse_range, parse_seconds, parse_workers
 from certify.report.result import Report
-from certify.runner import Job, Watch
+from certify.runner import Enough, Job, Watch
 from certify.runner import run as run_job
 from certify.store import Store
 from certify.version import __version__
@@ -78,7 +78,8 @@ class Output:
     """Where results go, and what the run may use. out None: nothing is written.
 
     budget: seconds for the whole run, None: no limit. witnesses: put them into the report too; a run on disk has
-    them in its files. workers: processes that decide samples; 1: this one.
+    them in its files. workers: processes that decide samples; 1: this one. enough: ends the run once it is True of the
+    store; None: every sample is decided.
     """
 
     out: Path | None = None
@@ -86,6 +87,7 @@ class Output:
     budget: float | None = None
     witnesses: bool = True
     workers: int = 1
+    enough: Enough | None = None
 
 
 def load_model(source: Any, preprocessing: Preprocessing, example: Any = None) -> Model:
@@ -188,7 +190,7 @@ def execute(job: Job, given: Preprocessing, output: Output, watch: Watch | None 
     with store:
         if job.settings.certificates:
             store.keep_model(job.model.file)
-        complete = run_job(job, store, budget=output.budget, watch=watch, workers=output.workers)
+        complete = run_job(job, store, budget=output.budget, watch=watch, workers=output.workers, enough=output.enough)
         report = Report(
             model=job.model.source,
             model_sha256=job.model.sha256,

@@ -73,6 +73,7 @@ class Progress:
 
 
 Watch = Callable[[Progress], None]
+Enough = Callable[[Store], bool]  # asked after every commit: is what the store holds all that anybody wants to know?
 Judged = tuple[Outcome, str]  # with the alarm's text or ""
 
 
@@ -97,29 +98,45 @@ Workers = Crew[Piece, list[Judged]]
 
 @dataclass(frozen=True)
 class Means:
-    """What a run has: time until `deadline`, somebody to tell, processes (None: this one)."""
+    """What a run has: time until `deadline`, somebody to tell, somebody to ask, processes (None: this one)."""
 
     deadline: float | None
     tell: Watch
+    enough: Enough
     crew: Workers | None
 
 
-def run(job: Job, store: Store, *, budget: float | None = None, watch: Watch | None = None, workers: int = 1) -> bool:
-    """Fill `store` with one result per sample and radius; True unless the budget (seconds) ended first.
+def run(
+    job: Job,
+    store: Store,
+    *,
+    budget: float | None = None,
+    watch: Watch | None = None,
+    workers: int = 1,
+    enough: Enough | None = None,
+) -> bool:
+    """Fill `store` with one result per sample and radius; True unless the budget or `enough` ended the run first.
 
-    What the store holds already is not run again. Samples that the budget left undecided get no result,
-    so that a resumed run takes them up. workers: processes that decide; 1: this one.
+    What the store holds already is not run again. Samples that were left undecided get no result, so that a
+    resumed run takes them up. budget: seconds. workers: processes that decide; 1: this one.
     """
     deadline = None if budget is None else time.monotonic() + budget
     tell = watch or (lambda progress: None)
+    enough = enough or (lambda store: False)
     from certify.attacks.replay import Replayer
 
     replayer = Replayer(job.model)
     if not _clean(job, store, replayer, deadline, tell):
         return False
+    if enough(store):
+        return _finished(job, store)
     crew = nullcontext() if workers == 1 else Crew(partial(_decide, job.model, job.settings), workers)
     with crew as hands:
-        return all(_radius(job, store, radius, Means(deadline, tell, hands)) for radius in job.radii)
+        return all(_radius(job, store, radius, Means(deadline, tell, enough, hands)) for radius in job.radii)
+
+
+def _finished(job: Job, store: Store) -> bool:
+    return all(len(store.finished(radius)) == len(job.data.y) for radius in job.radii)
 
 
 def _clean(job: Job, store: Store, replayer: Replayer, deadline: float | None, tell: Watch) -> bool:
@@ -186,7 +203,7 @@ def _judge_clean(job: Job, replayer: Replayer, position: int) -> tuple[int, Outc
 
 
 def _radius(job: Job, store: Store, radius: Radius, means: Means) -> bool:
-    """All samples at one radius; False if the deadline came first."""
+    """All samples at one radius; False if the run shall end: the deadline came first, or it is enough."""
     finished = store.finished(radius)
     todo = [p for p in sorted(store.predictions()) if p not in finished]
     total = len(job.data.y)
@@ -210,6 +227,8 @@ def _radius(job: Job, store: Store, radius: Radius, means: Means) -> bool:
         for r in (*sorted({row.eps for row in revised}), radius):
             counts = store.counts(r)
             means.tell(Progress(r, sum(counts.values()), total, counts))
+        if means.enough(store):
+            return _finished(job, store)
     return decided == len(todo)
 
 

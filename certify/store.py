@@ -191,6 +191,14 @@ class Store:
         )
         return {(Verdict(v), bool(clean)): int(n) for v, clean, n in rows}
 
+    def verdicts(self, eps: Radius) -> dict[int, Verdict]:
+        """Sample id -> verdict at `eps`, of the samples that have one."""
+        rows = self._query(
+            "SELECT s.id, r.verdict FROM results r JOIN samples s ON s.position = r.position WHERE r.eps = ?",
+            (eps.key,),
+        )
+        return {int(i): Verdict(v) for i, v in rows}
+
     def alarms(self) -> list[str]:
         """Texts of all soundness alarms of the run."""
         return [str(t) for (t,) in self._query("SELECT text FROM alarms ORDER BY position, eps")]

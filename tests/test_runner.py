@@ -18,6 +18,7 @@ from certify.property import Box, Property
 from certify.report.result import Report
 from certify.runner import Job, Piece, Progress
 from certify.settings import Settings
+from certify.store import Store
 from certify.verdict import Outcome, Verdict, Witness, examine
 from certify.workers import Death
 
@@ -239,6 +240,30 @@ def test_a_budget_leaves_samples_for_later(linear: Path, exact: ModuleType, tmp_
     report = go(made, out=tmp_path / "run", resume=True)
     assert report.complete
     assert verdicts(report) == verdicts(go(made))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_run_ends_once_somebody_has_seen_enough(
+    linear: Path, exact: ModuleType, crew: type[InTurn], tmp_path: Path, workers: int
+) -> None:
+    made = job(linear, exact)
+    whole, out = verdicts(go(made)), tmp_path / "run"
+    radius = made.radii[0]
+
+    def enough(store: Store) -> bool:
+        return len(store.verdicts(radius)) >= 10
+
+    report = go(made, out=out, workers=workers, enough=enough)
+    assert not report.complete
+    assert 10 <= len(report.results) - report.at("0.1").misclassified < 16, "a batch more than what is enough at most"
+    assert {k: whole[k] for k in verdicts(report)} == verdicts(report)
+    before = sum(exact.hooks.calls)
+    assert verdicts(go(made, out=out, resume=True, workers=workers, enough=enough)) == verdicts(report)
+    assert sum(exact.hooks.calls) == before, "it is asked before anything is decided"
+    report = go(made, out=out, resume=True, workers=workers, enough=lambda store: False)
+    assert report.complete
+    assert verdicts(report) == whole
+    assert go(made, out=out, resume=True, enough=enough).complete, "nothing is left, whoever has seen enough"
 
 
 def test_python_run_returns_a_report_and_writes_nothing(

@@ -105,6 +105,15 @@ class Means:
     enough: Enough
     crew: Workers | None
 
+    @property
+    def late(self) -> bool:
+        """Is the deadline over?"""
+        return _passed(self.deadline)
+
+
+# What is left to decide after the clean stage, decided; False if the run shall end before all is.
+Order = Callable[[Job, Store, Means], bool]
+
 
 def run(
     job: Job,
@@ -114,11 +123,13 @@ def run(
     watch: Watch | None = None,
     workers: int = 1,
     enough: Enough | None = None,
+    order: Order | None = None,
 ) -> bool:
     """Fill `store` with one result per sample and radius; True unless the budget or `enough` ended the run first.
 
     What the store holds already is not run again. Samples that were left undecided get no result, so that a
-    resumed run takes them up. budget: seconds. workers: processes that decide; 1: this one.
+    resumed run takes them up. budget: seconds. workers: processes that decide; 1: this one. order: which sample is
+    decided at which radius, and when; None: `ascending`.
     """
     deadline = None if budget is None else time.monotonic() + budget
     tell = watch or (lambda progress: None)
@@ -132,7 +143,12 @@ def run(
         return _finished(job, store)
     crew = nullcontext() if workers == 1 else Crew(partial(_decide, job.model, job.settings), workers)
     with crew as hands:
-        return all(_radius(job, store, radius, Means(deadline, tell, enough, hands)) for radius in job.radii)
+        return (order or ascending)(job, store, Means(deadline, tell, enough, hands))
+
+
+def ascending(job: Job, store: Store, means: Means) -> bool:
+    """Every sample at every radius, the smallest radius first."""
+    return all(_radius(job, store, radius, means) for radius in job.radii)
 
 
 def _finished(job: Job, store: Store) -> bool:
@@ -193,7 +209,7 @@ def _judge_clean(job: Job, replayer: Replayer, position: int) -> tuple[int, Outc
         return -1, Outcome(Verdict.ERROR, CLEAN_STAGE, "the network's output on the clean input is not finite")
     if answer == job.data.y[position]:
         return answer, None
-    (case,) = _property(job, position, Radius(Fraction(0), "0"), {}).cases
+    (case,) = property_of(job, position, Radius(Fraction(0), "0"), {}).cases
     replay = replayer.replay(x, case)
     if replay.witness is None:
         return -1, Outcome(
@@ -210,7 +226,7 @@ def _radius(job: Job, store: Store, radius: Radius, means: Means) -> bool:
     below = [r for r in job.radii if r < radius]
     means.tell(Progress(radius, total - len(todo), total, store.counts(radius)))
     decided = 0
-    for chunk, pairs in _decided(job, radius, todo, means):
+    for chunk, pairs in decided(job, radius, todo, means):
         rows, alarms, revised = [], [], []
         late = _passed(means.deadline)
         for position, (outcome, alarm) in zip(chunk, pairs, strict=True):
@@ -232,7 +248,7 @@ def _radius(job: Job, store: Store, radius: Radius, means: Means) -> bool:
     return decided == len(todo)
 
 
-def _decided(
+def decided(
     job: Job, radius: Radius, todo: Sequence[int], means: Means
 ) -> Iterator[tuple[Sequence[int], list[Judged]]]:
     """What the samples come to, by batches, as these end; none begins after the deadline."""
@@ -241,7 +257,7 @@ def _decided(
     rivals: dict[int, tuple[Polytope, ...]] = {}
 
     def piece(chunk: Sequence[int]) -> Piece:
-        properties = tuple(_property(job, p, radius, rivals) for p in chunk)
+        properties = tuple(property_of(job, p, radius, rivals) for p in chunk)
         return Piece(tuple(chunk), properties, means.deadline, len(todo) > LIGHT_CASES)
 
     size = batch_size(job.model, job.settings)
@@ -275,7 +291,7 @@ def _as_they_end(model: Model, settings: Settings, piece: Piece) -> Iterator[tup
 def _side_by_side(
     means: Means, crew: Workers, todo: deque[int], size: int, piece: Callable[[Sequence[int]], Piece]
 ) -> Iterator[tuple[Sequence[int], list[Judged]]]:
-    """As `_decided`, over processes that share the memory of a batch of `size`."""
+    """As `decided`, over processes that share the memory of a batch of `size`."""
     alone: deque[int] = deque()  # samples of batches whose process died
     crew.hire(len(todo))
     while True:
@@ -357,7 +373,7 @@ def proved_with(radius: Radius, outcome: Outcome, smaller: Mapping[Radius, Outco
     }
 
 
-def _property(job: Job, position: int, radius: Radius, rivals: dict[int, tuple[Polytope, ...]]) -> Property:
+def property_of(job: Job, position: int, radius: Radius, rivals: dict[int, tuple[Polytope, ...]]) -> Property:
     """No point of the ball gets another class than the label; `rivals` keeps the unsafe sets per label."""
     label = int(job.data.y[position])
     if label not in rivals:

@@ -226,7 +226,7 @@ def _radius(job: Job, store: Store, radius: Radius, means: Means) -> bool:
     below = [r for r in job.radii if r < radius]
     means.tell(Progress(radius, total - len(todo), total, store.counts(radius)))
     decided = 0
-    for chunk, pairs in decided(job, radius, todo, means):
+    for chunk, pairs in decide_at(job, radius, todo, means):
         rows, alarms, revised = [], [], []
         late = _passed(means.deadline)
         for position, (outcome, alarm) in zip(chunk, pairs, strict=True):
@@ -248,7 +248,7 @@ def _radius(job: Job, store: Store, radius: Radius, means: Means) -> bool:
     return decided == len(todo)
 
 
-def decided(
+def decide_at(
     job: Job, radius: Radius, todo: Sequence[int], means: Means
 ) -> Iterator[tuple[Sequence[int], list[Judged]]]:
     """What the samples come to, by batches, as these end; none begins after the deadline."""
@@ -291,7 +291,7 @@ def _as_they_end(model: Model, settings: Settings, piece: Piece) -> Iterator[tup
 def _side_by_side(
     means: Means, crew: Workers, todo: deque[int], size: int, piece: Callable[[Sequence[int]], Piece]
 ) -> Iterator[tuple[Sequence[int], list[Judged]]]:
-    """As `decided`, over processes that share the memory of a batch of `size`."""
+    """As `decide_at`, over processes that share the memory of a batch of `size`."""
     alone: deque[int] = deque()  # samples of batches whose process died
     crew.hire(len(todo))
     while True:

@@ -50,27 +50,47 @@ def test_draws_follow_the_law(law):
     assert statistic < chi2.ppf(1 - 1e-6, len(joined[0]) - 1)
 
 
-def test_every_divided_entry_of_the_table_is_settled_as_the_whole_word_says():
-    """The inverse distribution function by 64 bits, against the table and its rest."""
-    law = Law.gaussian(66.0)
-    words = np.random.Philox(5).random_raw(5000)
-    rest = np.random.Philox(6).random_raw(20000)
+@pytest.mark.parametrize(
+    "law", [Law.gaussian(30.6), Law.gaussian(64.0), Law.gaussian(2500.0), Law.uniform(1), Law.uniform(2**15 - 1)]
+)
+def test_table_and_left_over_words_have_the_law_exactly(law):
+    """Of 2^64 words so many give each value as its probability says, in whole numbers."""
+    ends = [0, *(int(e) for e in law.ends), 2**64]
+    words = np.bincount((law.table[: law.left] - law.first).astype(int), minlength=len(ends) - 1)
+    shares = [0, *(int(e) for e in law._parts[1]), (2**law.bits - law.left) << (64 - law.bits)]
+    for value, (a, b) in enumerate(pairwise(ends)):
+        share = shares[value + 1] - shares[value]
+        assert share >= 0
+        assert (int(words[value]) << (64 - law.bits)) + share == b - a
+
+
+@pytest.mark.parametrize("law", [Law.gaussian(66.0), Law.gaussian(2500.0), Law.uniform(6)])
+def test_left_over_words_are_settled_by_all_64_bits(law):
+    """The inverse of the shares' distribution function, against the draw; the other words are the table's."""
 
     class Fixed:
-        def __init__(self, values):
-            self.values = values
+        def __init__(self):
+            self.stream = np.random.Philox(5)
+            self.asked = []
 
         def random_raw(self, count):
-            return self.values[:count]
+            self.asked.append(self.stream.random_raw(count))
+            return self.asked[-1]
 
-    found = np.empty(20000, dtype=np.float32)
-    law.draw(Fixed(words), Fixed(rest), found)
-    tops = words.view(np.uint16).astype(np.uint64) << np.uint64(48)
-    divided = np.isnan(law.table[words.view(np.uint16)])
-    whole = tops.copy()
-    whole[divided] |= rest[: divided.sum()] >> np.uint64(16)
-    assert divided.sum() > 100
-    assert np.array_equal(found, np.searchsorted(law.ends, whole, side="right") + law.first)
+    count, source = 20_001, Fixed()
+    found = np.empty(count, dtype=np.float32)
+    law.draw(source, found)
+    kind = np.uint16 if law.bits == 16 else np.uint32
+    words = source.asked[0].view(kind)[:count].astype(np.uint64) >> np.uint64(0 if law.bits == 16 else 32 - law.bits)
+    over = np.flatnonzero(words >= law.left)
+    assert len(source.asked[1]) == len(over)
+    assert len(over) > 0 or law.left == 2**law.bits - 1
+    shares = [int(e) for e in law._parts[1]]
+    expected = law.table[words.astype(int)]
+    for place, rest in zip(over, source.asked[1], strict=True):
+        whole = ((int(words[place]) - law.left) << (64 - law.bits)) + (int(rest) >> law.bits)
+        expected[place] = law.first + sum(end <= whole for end in shares)
+    assert np.array_equal(found, expected)
 
 
 @pytest.mark.parametrize("size", [3, 64, 100_000])
@@ -99,7 +119,7 @@ def test_inputs_and_noise_add_up_exactly():
     grid = Grid.of(x, (0.0, 1.0), 0.25)
     places, away = grid.places(x, 2)
     assert away < 1e-6
-    assert 0.25 / grid.step >= 64
+    assert 0.25 / grid.step >= 30
     noise = Noise(Law.gaussian(0.25 / grid.step), 256, 0, 0, ESTIMATION).draws(0, 200)
     total = places.astype(np.float32) + noise
     assert np.array_equal(total, np.rint(total))
@@ -107,12 +127,12 @@ def test_inputs_and_noise_add_up_exactly():
     assert np.allclose(grid.inputs(places.astype(np.float32)), x, atol=1e-7)
 
 
-@pytest.mark.parametrize(("levels", "factor"), [(255, 2), (16, 16), (256, 1)])
+@pytest.mark.parametrize(("levels", "factor"), [(255, 1), (16, 16), (256, 1), (64, 4)])
 def test_the_grid_is_that_of_the_data_where_it_has_one(levels, factor):
     x = (np.arange(levels + 1) / levels).astype(np.float32)
     grid = Grid.of(x * 2 - 1, (-1.0, 1.0), 0.5)
     assert grid.step == pytest.approx(2 / levels / factor)
-    assert 0.5 / grid.step >= 64
+    assert 0.5 / grid.step >= 30
     places, away = grid.places(x * 2 - 1, 2)
     assert np.array_equal(places, np.arange(levels + 1) * factor)
     assert away < 1e-5

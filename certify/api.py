@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,10 @@ import numpy as np
 
 from certify.arrays import is_torch, to_numpy
 from certify.errors import DataError, NoSamples, SoundnessError, UsageError
+from certify.executors.choose import Hands
 from certify.options import NORMS, EpsLike, Radius, format_ids, parse_eps, parse_range, parse_seconds, parse_workers
 from certify.report.result import Report
-from certify.runner import Enough, Job, Watch
+from certify.runner import Enough, Job, Order, Watch
 from certify.runner import run as run_job
 from certify.store import Store
 from certify.version import __version__
@@ -78,8 +79,9 @@ class Output:
     """Where results go, and what the run may use. out None: nothing is written.
 
     budget: seconds for the whole run, None: no limit. witnesses: put them into the report too; a run on disk has
-    them in its files. workers: processes that decide samples; 1: this one. enough: ends the run once it is True of the
-    store; None: every sample is decided.
+    them in its files. workers: that decide samples; 1: this process;
+    0: one per core or GPU. executor: whose they are, one of certify.executors.choose.EXECUTORS. enough: ends the run once it is True of the
+    store; None: every sample is decided. command: what the user gave on the command line, kept with the results.
     """
 
     out: Path | None = None
@@ -87,7 +89,10 @@ class Output:
     budget: float | None = None
     witnesses: bool = True
     workers: int = 1
+    executor: str = "processes"
     enough: Enough | None = None
+    order: Order | None = None
+    command: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_model(source: Any, preprocessing: Preprocessing, example: Any = None) -> Model:
@@ -181,6 +186,21 @@ def execute(job: Job, given: Preprocessing, output: Output, watch: Watch | None 
     options = _options(job, given, output)
     fingerprint = _fingerprint(job, options)
     samples = [(int(i), int(y)) for i, y in zip(job.data.ids, job.data.y, strict=True)]
+    report = Report(
+        model=job.model.source,
+        model_sha256=job.model.sha256,
+        data=job.data.name,
+        data_sha256=job.data.sha256,
+        norm=job.norm,
+        radii=job.radii,
+        input_range=job.input_range,
+        n=len(samples),
+        results=(),
+        notes=notes(job, given),
+        out=output.out,
+        options=options,
+        command=output.command,
+    )
     if output.out is None:
         store = Store.in_memory(fingerprint, samples)
     elif output.resume:
@@ -190,28 +210,32 @@ def execute(job: Job, given: Preprocessing, output: Output, watch: Watch | None 
     with store:
         if job.settings.certificates:
             store.keep_model(job.model.file)
-        complete = run_job(job, store, budget=output.budget, watch=watch, workers=output.workers, enough=output.enough)
-        report = Report(
-            model=job.model.source,
-            model_sha256=job.model.sha256,
-            data=job.data.name,
-            data_sha256=job.data.sha256,
-            norm=job.norm,
-            radii=job.radii,
-            input_range=job.input_range,
-            n=len(samples),
+        if output.out is not None:
+            from certify.report.files import about, write_files
+
+            before = {"started": datetime.now(UTC).isoformat(timespec="seconds")} | store.about()
+            store.keep_inputs(job.data.x)
+            store.describe(about(report, before))
+        complete = run_job(
+            job,
+            store,
+            budget=output.budget,
+            watch=watch,
+            hands=Hands(output.workers, output.executor),
+            enough=output.enough,
+            order=output.order,
+        )
+        report = replace(
+            report,
             results=tuple(store.results(job.radii, witnesses=output.witnesses)),
-            notes=notes(job, given),
             alarms=tuple(store.alarms()),
             seconds=time.monotonic() - start,
             complete=complete,
-            out=output.out,
-            options=options,
         )
         if output.out is not None:
-            from certify.report.files import write_files
-
-            write_files(report)
+            told = about(report, before)
+            store.describe(told)
+            write_files(report, told)
     return report
 
 

@@ -1,10 +1,11 @@
 """Results of a run: what is committed survives a kill, and (sample, eps) has at most one result.
 
-A store on disk is a folder: `results.sqlite`, `witnesses/<id>-<eps>.npz` and, where they are kept,
+A store on disk is a folder: `results.sqlite`, `witnesses/<id>-<eps>.npz` (x, y, label, id, eps; `clean`, the input
+that x lies near, where it is another one) and, where they are kept,
 `certificates/<id>-<eps>.npz`. Such a file is complete before the row that needs it is committed. Without a folder
 everything stays in memory.
 
-    meta      key, value           schema version, fingerprint of the run, radii
+    meta      key, value           schema version, fingerprint of the run, what the run says about itself
     samples   position, id, label, predicted
     results   position, eps -> verdict, stage, reason, lower, upper, checked, seconds, certificate
     alarms    position, eps, text  contradictions between proofs and witnesses
@@ -24,6 +25,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from certify.disk import disk, write_atomically
 from certify.errors import DiskError, UsageError
@@ -89,6 +91,7 @@ class Store:
         self._db = connection
         self._lock = lock
         self._memory: dict[tuple[int, str], bytes] = {}
+        self._inputs: NDArray[np.generic] | None = None
 
     @staticmethod
     def in_memory(fingerprint: dict[str, Any], samples: Sequence[tuple[int, int]]) -> Store:
@@ -286,7 +289,9 @@ class Store:
     def _write_witness(self, position: int, eps: Radius, witness: Witness) -> None:
         sample, label = self._query("SELECT id, label FROM samples WHERE position = ?", (position,))[0]
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, x=witness.x, y=witness.y, label=label, id=sample, eps=eps.key)
+        clean = None if self._inputs is None else self._inputs[position]
+        origin = {} if clean is None or np.array_equal(clean, witness.x) else {"clean": clean}
+        np.savez_compressed(buffer, x=witness.x, y=witness.y, label=label, id=sample, eps=eps.key, **origin)
         if self.root is None:
             self._memory[position, eps.key] = buffer.getvalue()
         else:
@@ -297,13 +302,27 @@ class Store:
         if self.root is not None and content:
             write_atomically(self.root / MODEL, content)
 
+    def keep_inputs(self, x: NDArray[np.generic]) -> None:
+        """The clean inputs by position, each of which is written beside a witness that differs from it."""
+        self._inputs = x
+
+    def describe(self, about: dict[str, Any]) -> None:
+        """What the run says about itself, in place of what it said before; read while it is running, too."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('about', ?)", (json.dumps(about),))
+
+    def about(self) -> dict[str, Any]:
+        """What `describe` was given last; {} for a store of an earlier version."""
+        rows = self._query("SELECT value FROM meta WHERE key = 'about'")
+        return dict(json.loads(rows[0][0])) if rows else {}
+
     def _write_certificate(self, position: int, eps: Radius, content: bytes) -> str:
         """The file's name, relative to the folder."""
         assert self.root is not None
         ((sample,),) = self._query("SELECT id FROM samples WHERE position = ?", (position,))
         with disk(self.root):
             (self.root / CERTIFICATES).mkdir(exist_ok=True)
-        name = f"{CERTIFICATES}/{_file_name(sample, eps.key)}"
+        name = certificate_path(sample, eps)
         write_atomically(self.root / name, content)
         return name
 
@@ -347,6 +366,11 @@ class Store:
                 yield
             except sqlite3.IntegrityError as error:
                 raise DiskError(f"a second result for one sample and eps was refused ({error})") from error
+
+
+def certificate_path(sample: int, eps: Radius) -> str:
+    """Where the certificate of a sample (its id) at an eps lies, relative to the run's folder."""
+    return f"{CERTIFICATES}/{_file_name(sample, eps.key)}"
 
 
 def _file_name(sample: int, key: str) -> str:

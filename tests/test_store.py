@@ -176,3 +176,25 @@ def test_any_numbers_and_texts_survive(lower: float, upper: float, reason: str) 
     with Store.in_memory(PRINT, SAMPLES) as store:
         store.record([Row(0, RADII[0], outcome)])
         assert store.outcomes(0, RADII)[RADII[0]] == outcome
+
+
+def test_what_a_run_says_about_itself_is_replaced_and_may_be_missing(tmp_path: Path) -> None:
+    with Store.create(tmp_path / "run", PRINT, SAMPLES) as store:
+        assert store.about() == {}
+        store.describe({"command": {"--eps": "<b>"}})
+        store.describe({"seconds": 1.5})
+        assert store.about() == {"seconds": 1.5}
+
+
+def test_the_clean_input_lies_beside_a_witness_that_differs_from_it(tmp_path: Path) -> None:
+    clean = np.arange(8, dtype=np.float32).reshape(2, 4)
+    eps = parse_eps("1")[0]
+    with Store.create(tmp_path / "run", PRINT, [(7, 0), (8, 1)]) as store:
+        store.keep_inputs(clean)
+        same, other = Witness(clean[0], np.zeros(2)), Witness(clean[1] + 1, np.zeros(2))
+        rows = [Row(p, eps, Outcome(Verdict.FALSIFIED, "attack", witness=w)) for p, w in enumerate((same, other))]
+        store.record(rows)
+    with np.load(tmp_path / "run" / "witnesses" / "7-1.npz") as arrays:
+        assert "clean" not in arrays
+    with np.load(tmp_path / "run" / "witnesses" / "8-1.npz") as arrays:
+        np.testing.assert_array_equal(arrays["clean"], clean[1])

@@ -13,6 +13,7 @@ import click
 
 from certify.cli.codes import ALARM, INTERRUPTED, UNDECIDED
 from certify.cli.console import open_console
+from certify.cli.given import given_options
 from certify.cli.proofs import proof_options, proof_settings
 from certify.errors import UsageError
 from certify.options import (
@@ -121,14 +122,14 @@ def run(model: str, **options: Any) -> None:
     """
     from certify.api import execute
 
-    job, given, output = _prepare(model, options)
+    job, given, output = prepare(model, options)
     display = Display(options["as_json"], options["quiet"])
     assert output.out is not None
     try:
         with _progress(display) as watch:
             report = execute(job, given, output, watch)
     except KeyboardInterrupt:
-        click.echo(_interrupted(output.out), err=True)
+        click.echo(interrupted(output.out), err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
     for alarm in report.alarms:  # first: the reader of the rest may leave before its end
         click.echo(f"SOUNDNESS ALARM: {alarm}", err=True)
@@ -139,7 +140,7 @@ def run(model: str, **options: Any) -> None:
         raise click.exceptions.Exit(UNDECIDED)
 
 
-def _prepare(model: str, options: dict[str, Any]) -> tuple[Job, Preprocessing, Output]:
+def prepare(model: str, options: dict[str, Any]) -> tuple[Job, Preprocessing, Output]:
     """Cheap checks first, then the model, then the data; nothing is written here."""
     from certify.api import Output, Preprocessing, default_out, load_data, load_model, make_job
 
@@ -170,7 +171,9 @@ def _prepare(model: str, options: dict[str, Any]) -> tuple[Job, Preprocessing, O
     )
     job = make_job(network, load_data(selection, network, given), radii, options["norm"], given, settings)
     out = default_out(model, radii) if options["out"] is None else Path(options["out"])
-    return job, given, Output(out, options["resume"], options["budget"], witnesses=False, workers=workers)
+    command = given_options(click.get_current_context())
+    output = Output(out, options["resume"], options["budget"], witnesses=False, workers=workers, command=command)
+    return job, given, output
 
 
 def _selection(options: dict[str, Any]) -> Selection:
@@ -207,7 +210,7 @@ def _show(report: Report, display: Display) -> None:
         click.echo(f"The budget ended first; the same command with --resume --out {report.out} goes on.", err=True)
 
 
-def _interrupted(out: Path) -> str:
+def interrupted(out: Path) -> str:
     from certify.store import DATABASE
 
     if not (out / DATABASE).exists():

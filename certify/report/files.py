@@ -6,6 +6,8 @@ import json
 import math
 import os
 import platform
+import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +18,7 @@ from certify.report.accounting import CONFIDENCE, Bracket, stage_seconds
 from certify.report.assurance import Assurance
 from certify.report.result import Report, row
 
+ABOUT = ("model", "data", "norm", "eps", "input_range", "samples", "notes", "options")
 PACKAGES = ("certify", "numpy", "scipy", "onnx", "onnxruntime", "torch", "scikit-learn", "pandas", "pyarrow")
 
 
@@ -32,17 +35,35 @@ def document(report: Report) -> dict[str, Any]:
     }
 
 
-def write_files(report: Report) -> None:
-    """Write the three files into report.out; DiskError if the disk refuses."""
+def about(report: Report, before: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run says about itself, also while it is running.
+
+    before: what it said when it was begun, with "started"; after an interruption its seconds and memory go on.
+    """
+    memory = peak_memory()
+    device = str(report.options.get("device", "cpu"))
+    return {
+        **{name: value for name, value in _identity(report).items() if name in ABOUT},
+        "command": dict(report.command),
+        "started": before["started"],
+        "seconds": before.get("seconds", 0.0) + report.seconds,
+        "memory": {name: max(size, before.get("memory", {}).get(name, 0)) for name, size in memory.items()},
+        "versions": versions(),
+        "hardware": hardware(device),
+    }
+
+
+def write_files(report: Report, told: Mapping[str, Any]) -> None:
+    """Write the three files into report.out; told: what `about` says. DiskError if the disk refuses."""
     assert report.out is not None, "a report without a folder has no files"
+    kept = ("command", "started", "memory", "versions", "hardware")
     frame = report.to_pandas()
     csv = frame.to_csv(index=False, lineterminator="\n").encode()
     write_atomically(report.out / "results.csv", csv)
     write_atomically_with(report.out / "results.parquet", lambda path: frame.to_parquet(path, index=False))
     manifest = _identity(report) | {
         "brackets": [_bracket(b) for b in report.brackets.values()],
-        "versions": versions(),
-        "hardware": hardware(str(report.options.get("device", "cpu"))),
+        **{name: told[name] for name in kept},
     }
     write_atomically(report.out / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
 
@@ -73,6 +94,17 @@ def hardware(device: str) -> dict[str, object]:
 
         found["gpu"] = torch.cuda.get_device_name(device)
     return found
+
+
+def peak_memory() -> dict[str, int]:
+    """Largest resident memory so far, in bytes: of this process, and of the largest of its children that ended."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return {}
+    unit = 1 if sys.platform == "darwin" else 1024
+    who = {"process": resource.RUSAGE_SELF, "child": resource.RUSAGE_CHILDREN}
+    return {name: resource.getrusage(number).ru_maxrss * unit for name, number in who.items()}
 
 
 def _identity(report: Report) -> dict[str, Any]:

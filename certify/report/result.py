@@ -25,7 +25,7 @@ class Report:
 
     model, data: names as given; *_sha256: of the files. radii: ascending. alarms: contradictions between
     proofs and witnesses; a report with any is not to be trusted. seconds: wall time of this call. options: what was
-    chosen, defaults filled in; `ids` as --ids reads them.
+    chosen, defaults filled in; `ids` as --ids reads them. command: what the user gave on the command line, if any.
     """
 
     model: str
@@ -43,6 +43,7 @@ class Report:
     complete: bool = True
     out: Path | None = None
     options: Mapping[str, object] = field(default_factory=dict)
+    command: Mapping[str, object] = field(default_factory=dict)
 
     @cached_property
     def brackets(self) -> dict[Radius, Bracket]:

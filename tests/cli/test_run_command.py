@@ -63,6 +63,10 @@ def test_tables_files_and_exit_code(linear: Path, exact: ModuleType) -> None:
     assert manifest["assurance"]["unchecked"] == (csv["verdict"] == "verified").sum()
     assert {"numpy", "onnxruntime", "certify"} <= set(manifest["versions"])
     assert manifest["hardware"]["cores"] >= 1
+    assert manifest["command"] | {"--eps": "0.01,0.1", "--out": str(out)} == manifest["command"]
+    assert "--timeout" not in manifest["command"], "what was left at its default"
+    assert manifest["started"]
+    assert manifest["memory"]["process"] > 10e6
 
 
 def test_json_is_one_document_and_nothing_else(linear: Path, exact: ModuleType) -> None:

@@ -121,8 +121,8 @@ class Ball:
 class Property:
     """All cases must be safe; a witness of any case falsifies.
 
-    ball: what was asked, where it is about a sample; spec: the VNN-LIB file's text, where it is from one that the
-    checker of certificates can read (version 1). The checker makes the cases from these anew.
+    ball: what was asked, where it is about a sample; spec: the VNN-LIB file's text, where it is from one. The checker
+    of certificates makes the cases from these anew.
     """
 
     cases: tuple[Case, ...]

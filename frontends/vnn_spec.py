@@ -44,9 +44,8 @@ def parse_property(text: str, input_shape: tuple[int, ...], output_size: int, *,
     if start == len(text):
         raise PropertyError(f"{name}: the file holds no VNN-LIB command")
     head = COMMAND.match(text, start)
-    if head is not None and head[1] in VERSION2_COMMANDS:
-        return parse_version2(text, tuple(input_shape), output_size, name)
-    return replace(parse_version1(text, tuple(input_shape), output_size, name), spec=text.encode())
+    parse = parse_version2 if head is not None and head[1] in VERSION2_COMMANDS else parse_version1
+    return replace(parse(text, tuple(input_shape), output_size, name), spec=text.encode())
 
 
 def _read_text(path: Path) -> str:

@@ -1,7 +1,8 @@
-"""VNN-LIB 1: the unsafe set that a file states, in exact rationals, and whether a certificate's property covers it.
+"""VNN-LIB: the unsafe set that a file states, in exact rationals, and whether a certificate's property covers it.
 
 Read: `(declare-const X_0 Real)`, `(declare-fun Y_0 () Real)` and `(assert F)`, F being `and`/`or` over comparisons of
 linear terms in one input, or in outputs. The file states a disjunction of pairs (box of inputs, polytope of outputs).
+Version 2 is turned into these commands first (certify.check.vnnlib2).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from certify.check.content import Cases, Float64
 from certify.check.errors import Rejected, Unreadable
+from certify.check.vnnlib2 import as_version1, is_version2, joined
 
 TOKEN = re.compile(r"[()]|[^\s()]+")
 COMMENT = re.compile(r";[^\r\n]*")
@@ -61,16 +63,19 @@ class Disjunct:
 
 
 def read_spec(data: bytes, inputs: int, outputs: int) -> list[Disjunct]:
-    """The unsafe set of a VNN-LIB 1 file for a network of so many inputs and outputs."""
+    """The unsafe set of a VNN-LIB file for a network of so many inputs and outputs."""
     try:
         text = COMMENT.sub(" ", data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise Unreadable(f"spec: not a text ({error})") from error
     if not text.isascii():
         raise Unreadable("spec: other than ASCII characters outside of comments")
+    commands = _lists(joined(text))
+    if is_version2(commands):
+        commands = as_version1(commands)
     declared: set[Variable] = set()
     factors = []
-    for command in _lists(text):
+    for command in commands:
         match command:
             case ["assert", list() as formula]:
                 factors.append(_formula(formula, declared))

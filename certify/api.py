@@ -79,9 +79,8 @@ class Output:
     """Where results go, and what the run may use. out None: nothing is written.
 
     budget: seconds for the whole run, None: no limit. witnesses: put them into the report too; a run on disk has
-    them in its files. workers: that decide samples; 1: this process;
-    0: one per core or GPU. executor: whose they are, one of certify.executors.choose.EXECUTORS. enough: ends the run once it is True of the
-    store; None: every sample is decided. command: what the user gave on the command line, kept with the results.
+    them in its files. workers, executor: as in certify.executors.choose.Hands. enough: ends the run once it is True of
+    the store; None: every sample is decided. command: what the user gave on the command line, kept with the results.
     """
 
     out: Path | None = None

@@ -1,9 +1,8 @@
 """Many samples: clean predictions first, then one sound decision per (sample, eps), each committed as it ends.
 
     clean      onnxruntime's class of every input; a misclassified sample is falsified at distance 0
-    decide     the rest, in batches through certify.pipeline; radii ascending
-    a failing batch is retried sample by sample; a failing sample becomes `error` and the run goes on
-    with workers, processes decide the batches and this one alone writes; a batch whose process dies is a failing one
+    decide     the rest, in batches through certify.pieces; radii ascending
+    with workers, processes or machines decide the batches, and this process alone writes
     a proof and a witness that contradict each other: `error` for the sample, and an alarm for the run
 
 Verdicts are monotone in eps: a witness at one eps is a witness at every larger one, a proof at one eps a proof at
@@ -12,11 +11,8 @@ every smaller one (the float64 sets of `input_ball` are nested). The runner stor
 
 from __future__ import annotations
 
-import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -24,14 +20,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from certify.errors import SoundnessError
+from certify.executors.choose import Hands, executor
 from certify.machine import LIGHT_CASES
 from certify.model import Model
 from certify.options import Radius
+from certify.pieces import COMMIT_EVERY, Answers, Piece, Workers, as_they_end, failed, side_by_side, work
 from certify.property import Ball, Polytope, Property, misclassification
 from certify.store import Row, Store
 from certify.verdict import Outcome, Verdict, as_error, examine
-from certify.workers import Crew, Death, use_threads
 
 if TYPE_CHECKING:
     from certify.attacks.replay import Replayer
@@ -39,15 +35,8 @@ if TYPE_CHECKING:
     from certify.settings import Settings
 
 CLEAN_STAGE = "clean"
-DECIDE_STAGE = "decide"
+NOBODY_ELSE = Hands()
 CLEAN_CHUNK = 256  # inputs per commit of the clean stage
-# Samples per commit at most: a kill loses no more. Not fitted to the time they take, or results would depend on it.
-COMMIT_EVERY = 64
-# Of the samples that are left, a worker takes at most its part divided by this: large batches first, for their bounds;
-# single samples at the end, so that hard ones do not pile up in one process while others have none.
-PARTS = 4
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,31 +63,11 @@ class Progress:
 
 Watch = Callable[[Progress], None]
 Enough = Callable[[Store], bool]  # asked after every commit: is what the store holds all that anybody wants to know?
-Judged = tuple[Outcome, str]  # with the alarm's text or ""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Samples for one process, and the run's deadline: time.monotonic() is the same clock in all processes.
-
-    many: are they some of many? What decides few samples quickest is slow for many. threads: in a process of a
-    crew, more than one where fewer samples are left than processes: a hard one gets the cores of those with nothing to
-    do. 0: as they are.
-    """
-
-    positions: tuple[int, ...]
-    properties: tuple[Property, ...]
-    deadline: float | None
-    many: bool
-    threads: int = 0
-
-
-Workers = Crew[Piece, list[Judged]]
 
 
 @dataclass(frozen=True)
 class Means:
-    """What a run has: time until `deadline`, somebody to tell, somebody to ask, processes (None: this one)."""
+    """What a run has: time until `deadline`, somebody to tell, somebody to ask, workers (None: this process)."""
 
     deadline: float | None
     tell: Watch
@@ -121,15 +90,15 @@ def run(
     *,
     budget: float | None = None,
     watch: Watch | None = None,
-    workers: int = 1,
+    hands: Hands = NOBODY_ELSE,
     enough: Enough | None = None,
     order: Order | None = None,
 ) -> bool:
     """Fill `store` with one result per sample and radius; True unless the budget or `enough` ended the run first.
 
     What the store holds already is not run again. Samples that were left undecided get no result, so that a
-    resumed run takes them up. budget: seconds. workers: processes that decide; 1: this one. order: which sample is
-    decided at which radius, and when; None: `ascending`.
+    resumed run takes them up. budget: seconds. order: which sample is decided at which radius, and when; None:
+    `ascending`.
     """
     deadline = None if budget is None else time.monotonic() + budget
     tell = watch or (lambda progress: None)
@@ -141,9 +110,8 @@ def run(
         return False
     if enough(store):
         return _finished(job, store)
-    crew = nullcontext() if workers == 1 else Crew(partial(_decide, job.model, job.settings), workers)
-    with crew as hands:
-        return (order or ascending)(job, store, Means(deadline, tell, enough, hands))
+    with executor(hands, partial(work, job.model, job.settings), job.settings.device) as crew:
+        return (order or ascending)(job, store, Means(deadline, tell, enough, crew))
 
 
 def ascending(job: Job, store: Store, means: Means) -> bool:
@@ -182,7 +150,7 @@ def _predict(job: Job, replayer: Replayer, chunk: Sequence[int]) -> tuple[dict[i
         if len(chunk) > 1:
             parts = [_predict(job, replayer, [position]) for position in chunk]
             return {k: v for p, _ in parts for k, v in p.items()}, {k: v for _, o in parts for k, v in o.items()}
-        return {}, {chunk[0]: _failed(CLEAN_STAGE, error)}
+        return {}, {chunk[0]: failed(CLEAN_STAGE, error)}
     predicted: dict[int, int] = {}
     outcomes: dict[int, Outcome] = {}
     for position, batched in zip(chunk, classes, strict=True):
@@ -193,7 +161,7 @@ def _predict(job: Job, replayer: Replayer, chunk: Sequence[int]) -> tuple[dict[i
         try:
             answer, outcome = _judge_clean(job, replayer, position)
         except Exception as error:
-            answer, outcome = -1, _failed(CLEAN_STAGE, error)
+            answer, outcome = -1, failed(CLEAN_STAGE, error)
         if answer >= 0:
             predicted[position] = answer
         if outcome is not None:
@@ -248,9 +216,7 @@ def _radius(job: Job, store: Store, radius: Radius, means: Means) -> bool:
     return decided == len(todo)
 
 
-def decide_at(
-    job: Job, radius: Radius, todo: Sequence[int], means: Means
-) -> Iterator[tuple[Sequence[int], list[Judged]]]:
+def decide_at(job: Job, radius: Radius, todo: Sequence[int], means: Means) -> Answers:
     """What the samples come to, by batches, as these end; none begins after the deadline."""
     from certify.pipeline import batch_size
 
@@ -258,78 +224,17 @@ def decide_at(
 
     def piece(chunk: Sequence[int]) -> Piece:
         properties = tuple(property_of(job, p, radius, rivals) for p in chunk)
-        return Piece(tuple(chunk), properties, means.deadline, len(todo) > LIGHT_CASES)
+        left = None if means.deadline is None else means.deadline - time.monotonic()
+        return Piece(tuple(chunk), properties, left, len(todo) > LIGHT_CASES)
 
     size = batch_size(job.model, job.settings)
     if means.crew is not None:
-        yield from _side_by_side(means, means.crew, deque(todo), size, piece)
+        yield from side_by_side(means.crew, todo, size, piece, means.deadline)
         return
     for chunk in _chunks(todo, min(COMMIT_EVERY, max(1, size))):
         if _passed(means.deadline):
             return
-        yield from _as_they_end(job.model, job.settings, piece(chunk))
-
-
-def _as_they_end(model: Model, settings: Settings, piece: Piece) -> Iterator[tuple[Sequence[int], list[Judged]]]:
-    """A batch's samples in groups, as they end; after a failure those that are left, one by one."""
-    from certify.pipeline import decide_each
-
-    left = dict(zip(piece.positions, piece.properties, strict=True))
-    try:
-        for outcomes in decide_each(model, piece.properties, settings, deadline=piece.deadline, many=piece.many):
-            group = [piece.positions[owner] for owner in outcomes]
-            judged = [examine(outcome) for outcome in outcomes.values()]
-            for position in group:
-                del left[position]
-            yield group, judged
-    except Exception:
-        _log.debug("a batch of %d failed, %d left", len(piece.positions), len(left), exc_info=True)
-    for position, prop in left.items():
-        yield [position], _decide(model, settings, replace(piece, positions=(position,), properties=(prop,)))
-
-
-def _side_by_side(
-    means: Means, crew: Workers, todo: deque[int], size: int, piece: Callable[[Sequence[int]], Piece]
-) -> Iterator[tuple[Sequence[int], list[Judged]]]:
-    """As `decide_at`, over processes that share the memory of a batch of `size`."""
-    alone: deque[int] = deque()  # samples of batches whose process died
-    crew.hire(len(todo))
-    while True:
-        while crew.idle and (alone or todo) and not _passed(means.deadline):
-            most = 1 if alone else min(COMMIT_EVERY, size // crew.count, len(todo) // (PARTS * crew.count))
-            source = alone or todo
-            given = piece([source.popleft() for _ in range(max(1, most))])
-            sharing = crew.working + 1 + len(alone) + len(todo)
-            crew.give(replace(given, threads=max(1, crew.count // sharing)))
-        if not crew.busy:
-            return
-        given, answer = crew.take()
-        if not isinstance(answer, Death):
-            yield given.positions, answer
-        elif len(given.positions) > 1:
-            alone.extend(given.positions)
-        else:
-            yield given.positions, [(Outcome(Verdict.ERROR, DECIDE_STAGE, answer.reason), "")]
-
-
-def _decide(model: Model, settings: Settings, piece: Piece) -> list[Judged]:
-    """One answer per property; a failing batch is retried one by one, a failing one is an error. Never raises."""
-    from certify.pipeline import decide
-
-    properties = piece.properties
-    if piece.threads:
-        use_threads(piece.threads)
-    try:
-        outcomes = decide(model, properties, settings, deadline=piece.deadline, many=piece.many)
-        if len(outcomes) != len(properties):
-            raise RuntimeError(f"{len(outcomes)} outcomes for {len(properties)} properties")
-    except Exception as error:
-        _log.debug("a batch of %d failed", len(properties), exc_info=True)
-        if len(properties) > 1:
-            return [pair for one in properties for pair in _decide(model, settings, replace(piece, properties=(one,)))]
-        alarm = _first_line(error) if isinstance(error, SoundnessError) else ""
-        return [(_failed(DECIDE_STAGE, error), alarm)]
-    return [examine(outcome) for outcome in outcomes]
+        yield from as_they_end(job.model, job.settings, piece(chunk))
 
 
 def against_smaller(radius: Radius, outcome: Outcome, smaller: Mapping[Radius, Outcome]) -> tuple[Outcome, str]:
@@ -381,16 +286,6 @@ def property_of(job: Job, position: int, radius: Radius, rivals: dict[int, tuple
     center = job.data.x[position].astype(np.float64)
     classes = len(rivals[label]) + 1
     return Property.around(Ball(center, radius.value, job.norm, *job.input_range, label, classes), rivals[label])
-
-
-def _failed(stage: str, error: Exception) -> Outcome:
-    _log.debug("a sample failed", exc_info=error)
-    return Outcome(Verdict.ERROR, stage, _first_line(error))
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().split("\n")[0][:500]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _passed(deadline: float | None) -> bool:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("certify.check",),
     ("certify.errors", "certify.arrays", "certify.taps", "certify.verdict", "certify.options", "certify.version"),
-    ("certify.rules", "certify.disk", "certify.workers"),
+    ("certify.rules", "certify.disk", "certify.executors"),
     ("certify.graph", "certify.property"),
     ("certify.model",),
     ("certify.certificate",),
@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("certify.machine", "certify.settings"),
     ("certify.judge",),
     ("certify.pipeline",),
-    ("certify.store", "certify.distance"),
+    ("certify.store", "certify.distance", "certify.pieces"),
     ("certify.runner",),
     ("certify.report",),
     ("certify.api", "certify.training", "certify.zoo"),

@@ -13,14 +13,15 @@ import pytest
 import certify
 from certify.api import Output, Preprocessing, execute, make_job
 from certify.errors import DataError, NoSamples, SoundnessError, UsageError
+from certify.executors.base import Death
 from certify.options import parse_eps
+from certify.pieces import Piece
 from certify.property import Box, Property
 from certify.report.result import Report
-from certify.runner import Job, Piece, Progress
+from certify.runner import Job, Progress
 from certify.settings import Settings
 from certify.store import Store
 from certify.verdict import Outcome, Verdict, Witness, examine
-from certify.workers import Death
 
 
 def job(folder: Path, exact: ModuleType, eps: str = "0.01,0.1") -> Job:
@@ -338,17 +339,18 @@ def test_python_run_refuses_what_does_not_fit(linear: Path, exact: ModuleType) -
 
 
 class InTurn:
-    """Stands for certify.workers.Crew within this process; `deadly` positions kill whoever has them; last in first out.
+    """Stands for Crew within this process; `deadly` positions kill whoever has them; last in first out.
 
-    The laws of real processes are in test_workers.py.
+    The laws of real processes are in executors/test_processes.py.
     """
 
     deadly: frozenset[int] = frozenset()
     given: list[tuple[int, ...]]
     threads: list[int]
 
-    def __init__(self, work: Callable[[Piece], object], count: int) -> None:
+    def __init__(self, work: Callable[[Piece], object], count: int, cards: tuple[str, ...]) -> None:
         self.count, self._work, self._pieces = count, work, list[Piece]()
+        self.together = count
         type(self).given, type(self).threads = [], []
 
     def __enter__(self) -> InTurn:
@@ -368,23 +370,19 @@ class InTurn:
     def working(self) -> int:
         return len(self._pieces)
 
-    @property
-    def busy(self) -> bool:
-        return bool(self._pieces)
-
     def give(self, piece: Piece) -> None:
         self.given.append(piece.positions)
         self.threads.append(piece.threads)
         self._pieces.append(replace(piece, threads=0))  # this process keeps its own
 
-    def take(self) -> tuple[Piece, object]:
+    def take(self, seconds: float | None = None) -> tuple[Piece, object]:
         piece = self._pieces.pop()
         return piece, Death("it died") if self.deadly & set(piece.positions) else self._work(piece)
 
 
 @pytest.fixture
 def crew(monkeypatch: pytest.MonkeyPatch) -> type[InTurn]:
-    monkeypatch.setattr("certify.runner.Crew", InTurn)
+    monkeypatch.setattr("certify.executors.processes.Crew", InTurn)
     monkeypatch.setattr(InTurn, "deadly", frozenset())
     return InTurn
 

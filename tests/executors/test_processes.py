@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from certify.errors import UsageError
-from certify.workers import THREADS, Crew, Death, use_threads
+from certify.executors.base import THREADS, Death, use_threads
+from certify.executors.processes import Crew
 
 # Pieces are calls of the standard library, which every process can import.
 WORK = operator.call
@@ -25,12 +26,14 @@ def answers(crew: Crew[Any, Any], pieces: list[Any]) -> list[Any]:
     """What the pieces come to, in their order."""
     waiting, found = list(enumerate(pieces)), {}
     held: dict[int, int] = {}
-    while waiting or crew.busy:
+    while waiting or crew.working:
         while waiting and crew.idle:
             number, piece = waiting.pop(0)
             held[id(piece)] = number
             crew.give(piece)
-        piece, answer = crew.take()
+        ended = crew.take()
+        assert ended is not None
+        piece, answer = ended
         number = held.pop(id(piece))
         assert number not in found
         found[number] = answer
@@ -88,9 +91,9 @@ def test_a_process_that_dies_without_a_piece_costs_none() -> None:
 def test_leaving_ends_what_is_under_way() -> None:
     with Crew(WORK, 1) as crew:
         assert crew.idle
-        assert not crew.busy
+        assert not crew.working
         crew.give(partial(time.sleep, 3600))
-        assert crew.busy
+        assert crew.working
         assert not crew.idle
     assert not active_children()
 

@@ -1,4 +1,4 @@
-"""Pieces of work over processes: what each comes to, or how the process that had it died.
+"""Pieces of work over processes of this machine, one per core or GPU.
 
 Processes are spawned, not forked (torch's and onnxruntime's threads do not survive a fork), and compute on one thread
 each. They end with their parent, whatever ends it.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process, resource_tracker
@@ -21,31 +22,25 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from certify.errors import UsageError
+from certify.executors.base import THREADS, Death
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Read when numpy or torch are loaded, so they must stand before the process starts.
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+CARDS = "CUDA_VISIBLE_DEVICES"
 NOT_STARTED = (
     "a worker process did not start ({reason}); a script that uses workers must call certify under "
     'if __name__ == "__main__":, or leave workers at 1'
 )
 
 
-@dataclass(frozen=True)
-class Death:
-    """The process of a piece ended before it answered; `reason` says how."""
-
-    reason: str
-
-
 @dataclass(eq=False)
 class _Worker:
-    """A process, our end of its pipe, whether it has reported for work, and the piece it has, in a list."""
+    """A process, our end of its pipe, its GPU, whether it has reported for work, and the piece it has, in a list."""
 
     process: SpawnProcess
     pipe: Connection
+    card: str
     ready: bool
     pieces: list[Any]
 
@@ -65,11 +60,14 @@ class _Worker:
 class Crew(Generic[T, R]):
     """At most `count` processes that apply `work`, which is pickled once for each; a dead one is replaced.
 
-    A context manager: leaving it ends them, whatever they are doing. `work` shall not raise: that ends its process.
+    An Executor. `work` shall not raise: that ends its process. cards: GPUs, as CUDA_VISIBLE_DEVICES names them, over
+    which the processes are spread; each sees its own alone.
     """
 
-    def __init__(self, work: Callable[[T], R], count: int) -> None:
+    def __init__(self, work: Callable[[T], R], count: int, cards: tuple[str, ...] = ()) -> None:
         self.count = count
+        self.together = count if not cards else -(-count // len(cards))
+        self._cards = cards
         self._work = pickle.dumps(work)
         self._workers: list[_Worker] = []
         self._seen_ready = False
@@ -88,31 +86,26 @@ class Crew(Generic[T, R]):
 
     @property
     def idle(self) -> bool:
-        """Can `give` take a piece?"""
         return len(self._workers) < self.count or any(not w.pieces for w in self._workers)
 
     @property
     def working(self) -> int:
-        """Processes that have a piece."""
         return sum(bool(w.pieces) for w in self._workers)
 
-    @property
-    def busy(self) -> bool:
-        """Is there anything to `take`?"""
-        return self.working > 0
-
     def hire(self, pieces: int) -> None:
-        """Start processes for so many pieces, all at once: they load what they need while others do."""
-        new = min(pieces, self.count) - len(self._workers)
-        with _one_thread(), _no_interrupts():
-            started = [_spawn() for _ in range(new)]
-        self._workers += started
+        started = []
+        for _ in range(min(pieces, self.count) - len(self._workers)):
+            used = Counter(w.card for w in self._workers)
+            card = min(self._cards, key=lambda c: used[c], default="")
+            environment = dict.fromkeys(THREADS, "1") | ({CARDS: card} if card else {})
+            with _environment(environment), _no_interrupts():
+                started.append(_spawn(card))
+            self._workers.append(started[-1])
         for worker in started:
             with suppress(OSError):  # it died; `take` finds out
                 worker.pipe.send_bytes(self._work)
 
     def give(self, piece: T) -> None:
-        """Have a process without a piece work on this one; raises as `take`."""
         for worker in [w for w in self._workers if not w.pieces and not w.process.is_alive()]:
             self._bury(worker)  # it died on no piece's account
         if all(w.pieces for w in self._workers):
@@ -122,11 +115,13 @@ class Crew(Generic[T, R]):
         with suppress(OSError):  # it died; `take` finds out
             worker.pipe.send(piece)
 
-    def take(self) -> tuple[T, R | Death]:
-        """The next piece that ends, and what it came to. Raises UsageError where no process can be started at all."""
-        while True:
-            working = {w.pipe: w for w in self._workers if w.pieces}
-            for pipe in wait(list(working)):
+    def take(self, seconds: float | None = None) -> tuple[T, R | Death] | None:
+        until = None if seconds is None else time.monotonic() + seconds
+        while working := {w.pipe: w for w in self._workers if w.pieces}:
+            ended = wait(list(working), None if until is None else max(0.0, until - time.monotonic()))
+            if not ended:
+                return None
+            for pipe in ended:
                 worker = working[pipe]  # type: ignore[index]
                 try:
                     answer = worker.pipe.recv()
@@ -135,6 +130,7 @@ class Crew(Generic[T, R]):
                 if worker.ready:
                     return worker.pieces.pop(), answer
                 worker.ready = self._seen_ready = True
+        return None
 
     def _bury(self, worker: _Worker) -> Death:
         self._workers.remove(worker)
@@ -144,20 +140,13 @@ class Crew(Generic[T, R]):
         return Death(f"the worker process died ({reason})")
 
 
-def use_threads(count: int) -> None:
-    """Let this process compute on more threads than the one that it began with; numpy's products keep to that."""
-    os.environ.update(dict.fromkeys(THREADS, str(count)))  # for what is loaded later
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(count)
-
-
-def _spawn() -> _Worker:
+def _spawn(card: str) -> _Worker:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()
     theirs.close()  # or its death would not end the pipe
-    return _Worker(process, ours, False, [])
+    return _Worker(process, ours, card, False, [])
 
 
 def _serve(pipe: Connection) -> None:
@@ -180,9 +169,10 @@ def _follow_parent() -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """What a process that starts here finds in its environment."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:

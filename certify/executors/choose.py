@@ -1,0 +1,60 @@
+"""Which executor a run has: none (this process decides), processes of this machine, or a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TypeVar
+
+from certify.errors import UsageError
+from certify.executors.base import Executor
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+EXECUTORS = ("processes", "ray")
+
+
+@dataclass(frozen=True)
+class Hands:
+    """Who decides samples. workers: how many; 0: one per core, or per GPU where samples are decided on GPUs."""
+
+    workers: int = 1
+    executor: str = "processes"
+
+
+def executor(hands: Hands, work: Callable[[T], R], device: str) -> AbstractContextManager[Executor[T, R] | None]:
+    """To be entered; None where this process shall do the work. device: as in certify.settings."""
+    if hands.executor not in EXECUTORS:
+        raise UsageError(f"executor {hands.executor!r} is not known; choose one of {', '.join(EXECUTORS)}")
+    if hands.executor == "ray":
+        if ":" in device:
+            raise UsageError(f"--device {device} names a GPU of one machine; --executor ray takes auto, cpu or cuda")
+        from certify.executors.cluster import Fleet
+
+        return Fleet(work, hands.workers or None, gpus=device != "cpu")
+    if hands.workers == 1:
+        return nullcontext()
+    from certify.executors.processes import Crew
+
+    cards = _cards(device)
+    count = hands.workers or len(cards) or cores()
+    return nullcontext() if count == 1 else Crew(work, count, cards)
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cards(device: str) -> tuple[str, ...]:
+    """The GPUs over which processes are spread, as CUDA_VISIBLE_DEVICES names them; none where one was named."""
+    if device not in ("auto", "cuda"):
+        return ()
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return tuple(named or map(str, range(count)))[:count]

@@ -20,7 +20,8 @@ ARITHMETICS = ("real", "float32")  # what a verdict holds for: real arithmetic, 
 MOST_IDS = 10_000_000  # in one range: a slip of the keyboard shall not fill the memory
 
 EpsLike = str | float | Fraction
-_EPS_FORMS = "valid forms: 2/255, 0.03, 1e-3, or a list such as 1/255,2/255"
+_EPS_FORMS = "valid forms: 2/255, 0.03, 1e-3, a list such as 1/255,2/255, or a range FIRST:LAST:STEP"
+MOST_RADII = 1000  # in one range: a slip of the keyboard shall not fill the memory
 
 
 @dataclass(frozen=True, order=True)
@@ -43,9 +44,10 @@ class Radius:
 
 
 def parse_eps(given: EpsLike | Sequence[EpsLike]) -> tuple[Radius, ...]:
-    """The radii of "2/255", "0.03", "1e-3", a number, or a list of them; ascending, equal values once.
+    """The radii of "2/255", "0.03", "1e-3", a number, a range "0:0.3:0.02", or a list of them; ascending, each once.
 
-    A float is read as the decimal it prints as (0.03 is 3/100). Raises UsageError.
+    A float is read as the decimal it prints as (0.03 is 3/100). A range holds its last number if whole steps lead
+    there. Raises UsageError.
     """
     parts: list[EpsLike]
     if isinstance(given, str):
@@ -56,7 +58,36 @@ def parse_eps(given: EpsLike | Sequence[EpsLike]) -> tuple[Radius, ...]:
         parts = [given]
     if not parts:
         raise UsageError(f"eps: the list is empty; {_EPS_FORMS}")
-    return tuple(sorted(dict.fromkeys(map(_parse_radius, parts))))
+    return tuple(sorted(dict.fromkeys(radius for part in parts for radius in _parse_part(part))))
+
+
+def _parse_part(given: EpsLike) -> list[Radius]:
+    """A radius, or those of a range; they are written as its numbers are, as decimals or over one denominator."""
+    if not isinstance(given, str) or ":" not in given:
+        return [_parse_radius(given)]
+    ends = given.split(":")
+    if len(ends) != 3:
+        raise UsageError(f"eps {given!r} is not a range; {_EPS_FORMS}, such as 0:0.3:0.02")
+    first, last, step = (_parse_radius(end) for end in ends)
+    if not step.value:
+        raise UsageError(f"eps {given!r}: the step is 0")
+    count = (last.value - first.value) // step.value + 1
+    if not 1 <= count <= MOST_RADII:
+        why = "runs backwards" if count < 1 else f"has {count} radii, {MOST_RADII} are the most"
+        raise UsageError(f"eps {given!r}: the range {why}; {_EPS_FORMS}")
+    below = [end.text.partition("/")[2] for end in (first, step)]
+    over = math.lcm(*(int(b or 1) for b in below))
+    radii = []
+    for value in (first.value + k * step.value for k in range(count)):
+        text = f"{value * over}/{over}" if any(below) and (value * over).denominator == 1 else _decimal(value)
+        radii.append(Radius(value, text))
+    return radii
+
+
+def _decimal(value: Fraction) -> str:
+    """As a decimal where it is a short one, else as a fraction."""
+    text = f"{float(value):.12g}"
+    return text if Fraction(text) == value else str(value)
 
 
 def _parse_radius(given: EpsLike) -> Radius:

@@ -47,6 +47,32 @@ def test_a_list_of_eps_is_ascending_and_without_repetition() -> None:
     assert parse_eps(["4/255", Fraction(1, 255)]) == parse_eps("1/255,4/255")
 
 
+@pytest.mark.parametrize(
+    ("text", "radii"),
+    [
+        ("0:0.3:0.1", ["0", "0.1", "0.2", "0.3"]),
+        ("0:0.25:0.1", ["0", "0.1", "0.2"]),
+        ("1/255:7/255:2/255", ["1/255", "3/255", "5/255", "7/255"]),
+        ("0:1/3:1/9", ["0/9", "1/9", "2/9", "3/9"]),
+        ("0:0.2:0.1,0.15", ["0", "0.1", "0.15", "0.2"]),
+        ("0.1:0.1:1", ["0.1"]),
+    ],
+)
+def test_a_range_holds_what_whole_steps_lead_to(text: str, radii: list[str]) -> None:
+    found = parse_eps(text)
+    assert [str(r) for r in found] == radii
+    assert all(r.value == parse_eps(r.text)[0].value for r in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("0:1", "not a range"), ("0:1:0", "step is 0"), ("1:0:0.1", "runs backwards"), ("0:1:1e-9", "are the most")],
+)
+def test_a_range_that_is_none_is_refused(text: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        parse_eps(text)
+
+
 @given(st.fractions(min_value=0, max_value=1000))
 def test_a_fraction_survives_being_written(value: Fraction) -> None:
     assert parse_eps(str(value))[0].value == value

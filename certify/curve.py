@@ -1,0 +1,231 @@
+"""Accuracy under attack as a function of eps (Goepfert et al. 2019): each sample is decided at O(log n) of n radii.
+
+Verdicts are monotone in eps. So a sample has a highest radius up to which it is proved safe and a lowest one from
+which on it falls, and between the two bisection decides what is left, the samples that wait at one radius together:
+
+    a proof at one eps is a proof at every smaller one, and its certificate is theirs
+    a witness at one eps is one at every larger eps; it is also moved into the smaller balls, smallest last, and
+    replayed there, which costs a run of the network and often saves a decision
+    unknown at one eps: both sides are searched, for the highest proof and for the lowest witness; what lies between
+    two undecided radii is not tried and stays unknown
+
+What comes of it is what a run over all the radii comes to, up to time limits: one result per (sample, eps).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+from certify.options import Radius
+from certify.property import Case, Polytope
+from certify.runner import Job, Means, Progress, decide_at, property_of
+from certify.store import Row, Store, certificate_path
+from certify.verdict import Outcome, Verdict, as_error
+
+
+@dataclass
+class Bisection:
+    """One sample over the radii 0 .. count - 1: proved up to `low`, fallen from `high` on; `tried`: left undecided."""
+
+    count: int
+    low: int = -1
+    high: int = -1
+    tried: dict[int, Outcome] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.high = self.count
+
+    def next(self) -> int | None:
+        """The radius to decide next: the middle of what is open below, then above, those that stayed undecided."""
+        inner = [k for k in self.tried if self.low < k < self.high]
+        gaps = [(self.low, self.high)] if not inner else [(self.low, min(inner)), (max(inner), self.high)]
+        return next(((a + b) // 2 for a, b in gaps if b - a > 1), None)
+
+    def between(self) -> list[tuple[int, int, int]]:
+        """(radius, next undecided one below, above), for the radii that are never tried; after the last `next`."""
+        inner = sorted(k for k in self.tried if self.low < k < self.high)
+        return [(k, a, b) for a, b in pairwise(inner) for k in range(a + 1, b)]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one decision comes to: results that are new, those that replace an `unknown`, and an alarm's text."""
+
+    rows: dict[int, Outcome]
+    alarm: str = ""
+
+
+def bisect(job: Job, store: Store, means: Means) -> bool:
+    """An `Order` of certify.runner: fills the store as `ascending` does, with fewer decisions."""
+    return _Curve(job, store, means).go()
+
+
+class _Curve:
+    """The bisections of all samples, and the store that they fill."""
+
+    def __init__(self, job: Job, store: Store, means: Means) -> None:
+        from certify.attacks.replay import Replayer
+
+        self.job, self.store, self.means = job, store, means
+        self.replayer = Replayer(job.model)
+        self.rivals: dict[int, tuple[Polytope, ...]] = {}
+        self.open = _begun(job, store)
+
+    def go(self) -> bool:
+        """Rounds of decisions until no sample asks for another; False if the deadline came first."""
+        while waiting := self._waiting():
+            for index, positions in sorted(waiting.items()):
+                if not self._decide(index, positions):
+                    return False
+        self._fill()
+        return True
+
+    def _waiting(self) -> dict[int, list[int]]:
+        """Rank of a radius -> the samples that ask for it."""
+        waiting: dict[int, list[int]] = defaultdict(list)
+        for position, state in self.open.items():
+            if (index := state.next()) is not None:
+                waiting[index].append(position)
+        return waiting
+
+    def _decide(self, index: int, positions: list[int]) -> bool:
+        """These samples at one radius; False if the run shall end with some left."""
+        radius, ended = self.job.radii[index], 0
+        for chunk, pairs in decide_at(self.job, radius, positions, self.means):
+            late = self.means.late
+            entries: dict[int, Entry] = {}
+            for position, (outcome, alarm) in zip(chunk, pairs, strict=True):
+                if late and outcome.verdict is Verdict.UNKNOWN:
+                    continue
+                entries[position] = self._entry(position, index, outcome, alarm)
+            self._record(index, entries)
+            ended += len(entries)
+            if self.means.enough(self.store):
+                return not self._waiting()
+        return ended == len(positions)
+
+    def _entry(self, position: int, index: int, outcome: Outcome, alarm: str) -> Entry:
+        """What the outcome at one radius says about the others; the bisection moves."""
+        state = self.open[position]
+        if outcome.verdict is Verdict.FALSIFIED:
+            return self._fallen(position, index, outcome, alarm)
+        if outcome.verdict is Verdict.VERIFIED:
+            rows = {index: outcome}
+            covered = self._covered(position, index, outcome)
+            for k in range(state.low + 1, index):
+                if (before := state.tried.get(k)) is None or before.verdict is Verdict.UNKNOWN:
+                    rows[k] = covered
+            state.low = index
+            return Entry(rows, alarm)
+        state.tried[index] = outcome
+        return Entry({index: outcome}, alarm)
+
+    def _covered(self, position: int, index: int, outcome: Outcome) -> Outcome:
+        """A proof's outcome at smaller radii: its bound holds in every part of its ball, and its file proves them."""
+        radius = self.job.radii[index]
+        kept = outcome.certificate is not None and self.store.root is not None
+        file = certificate_path(int(self.job.data.ids[position]), radius) if kept else ""
+        reason = f"the proof of eps {radius}"
+        return Outcome(
+            Verdict.VERIFIED,
+            outcome.stage,
+            reason,
+            outcome.lower,
+            checked=outcome.checked,
+            certificate_bytes=outcome.certificate_bytes,
+            certificate_file=file,
+        )
+
+    def _fallen(self, position: int, index: int, outcome: Outcome, alarm: str) -> Entry:
+        """A witness at larger radii, and moved into smaller balls as far as it stays one."""
+        state, radius, witness = self.open[position], self.job.radii[index], outcome.witness
+        assert witness is not None
+        x = witness.x.astype(self.replayer.dtype)
+        reason = f"the witness of eps {radius}"
+        told = Outcome(Verdict.FALSIFIED, outcome.stage, reason, upper=outcome.upper, witness=witness)
+        rows = {index: outcome} | {k: told for k in range(index + 1, state.high) if _may_turn(state.tried.get(k))}
+        lowest = index
+        for k in range(index - 1, -1, -1):
+            replay = self.replayer.replay(x, self._case(position, k))
+            if replay.witness is None:
+                break
+            if k <= state.low:
+                text = f"the witness of eps {radius} lies in the ball of {self.job.radii[k]}, which was proved safe"
+                state.tried[index] = as_error(outcome, f"soundness alarm: {text}")
+                where = f"sample {self.job.data.ids[position]}, eps {radius}: {text}"
+                return Entry({index: state.tried[index]}, alarm or where)
+            lowest = k
+            if _may_turn(state.tried.get(k)):
+                rows[k] = replace(told, upper=replay.margin, witness=replay.witness)
+        state.high = lowest
+        return Entry(rows, alarm)
+
+    def _record(self, index: int, entries: Mapping[int, Entry]) -> None:
+        """Everything that a batch came to, in one commit."""
+        radii = self.job.radii
+        rows: list[Row] = []
+        revised: list[Row] = []
+        for position, entry in entries.items():
+            tried = self.open[position].tried
+            for k, outcome in entry.rows.items():
+                again = k in tried and k != index
+                (revised if again else rows).append(Row(position, radii[k], outcome))
+        alarms = [
+            (position, radii[index].key, self._named(position, radii[index], entry.alarm))
+            for position, entry in entries.items()
+            if entry.alarm
+        ]
+        self.store.record(rows, alarms, revised)
+        self._tell({row.eps for row in (*rows, *revised)})
+
+    def _named(self, position: int, radius: Radius, text: str) -> str:
+        return f"sample {self.job.data.ids[position]}, eps {radius}: {text}"
+
+    def _fill(self) -> None:
+        """Results for the radii between two undecided ones."""
+        radii, rows = self.job.radii, []
+        for position, state in self.open.items():
+            for k, below, above in state.between():
+                reason = f"not tried: undecided at eps {radii[below]} and at eps {radii[above]}"
+                lower, upper = state.tried[above].lower, state.tried[below].upper
+                stage = state.tried[above].stage
+                rows.append(Row(position, radii[k], Outcome(Verdict.UNKNOWN, stage, reason, lower, upper)))
+                state.tried[k] = rows[-1].outcome
+        if rows:
+            self.store.record(rows)
+            self._tell({row.eps for row in rows})
+
+    def _tell(self, radii: set[Radius]) -> None:
+        for radius in sorted(radii):
+            counts = self.store.counts(radius)
+            self.means.tell(Progress(radius, sum(counts.values()), len(self.job.data.y), counts))
+
+    def _case(self, position: int, index: int) -> Case:
+        (case,) = property_of(self.job, position, self.job.radii[index], self.rivals).cases
+        return case
+
+
+def _may_turn(before: Outcome | None) -> bool:
+    """May a result come here: none is there yet, or an `unknown`? An error stays one."""
+    return before is None or before.verdict is Verdict.UNKNOWN
+
+
+def _begun(job: Job, store: Store) -> dict[int, Bisection]:
+    """Where each sample stands by what the store holds; those that the clean stage has ended have no part."""
+    places = {int(i): position for position, i in enumerate(job.data.ids)}
+    ranks = {radius: rank for rank, radius in enumerate(job.radii)}
+    states = {position: Bisection(len(job.radii)) for position in store.predictions()}
+    for result in store.results(job.radii, witnesses=False):
+        state, rank = states.get(places[result.id]), ranks[result.eps]
+        if state is None:
+            continue
+        if result.outcome.verdict is Verdict.VERIFIED:
+            state.low = max(state.low, rank)
+        elif result.outcome.verdict is Verdict.FALSIFIED:
+            state.high = min(state.high, rank)
+        else:
+            state.tried[rank] = result.outcome
+    return states

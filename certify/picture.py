@@ -1,0 +1,103 @@
+"""Share of samples against a radius, as steps: one SVG file without scripts, fonts or network, for light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 400, 58, 44, 20, 54
+TICKS = 5
+# Okabe & Ito's colours, which colour-blind readers can tell apart; lines differ in their dashes, too.
+_STYLE = """
+svg{background:#fff;color:#222}.grid{stroke:#8884}.axis{stroke:currentColor}
+text{fill:currentColor;font:12px system-ui,sans-serif}.title{font-size:14px;font-weight:600}
+path{fill:none;stroke-width:2}.band{fill:#e69f00;fill-opacity:.25;stroke:none}
+.s0{stroke:#0072b2}.s1{stroke:#d55e00;stroke-dasharray:6 3}.s2{stroke:#777;stroke-dasharray:2 3}
+@media(prefers-color-scheme:dark){svg{background:#16181d;color:#ddd}.s0{stroke:#56b4e9}.s1{stroke:#e69f00}.s2{stroke:#aaa}}
+"""
+
+Corners = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A step line through its corners (radius, share), radii ascending."""
+
+    name: str
+    corners: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Step lines over radii from 0 to `most`; `band`: what lies between the first two is shaded and has this name."""
+
+    title: str
+    label: str
+    most: float
+    lines: tuple[Line, ...]
+    band: str = ""
+
+    def svg(self) -> str:
+        """The file's text."""
+        parts = [f'<text class="title" x="{WIDTH / 2}" y="20" text-anchor="middle">{_escape(self.title)}</text>']
+        parts += self._axes()
+        if self.band:
+            upper, lower = (self._points(line.corners) for line in (self.lines[1], self.lines[0]))
+            parts.append(f'<path class="band" d="M{" L".join([*upper, *reversed(lower)])} Z"/>')
+        for number, line in enumerate(self.lines):
+            parts.append(f'<path class="s{number}" d="M{" L".join(self._points(line.corners))}"/>')
+        parts += self._legend()
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+            f'aria-label="{_escape(self.title)}"><style>{_STYLE}</style>{"".join(parts)}</svg>\n'
+        )
+
+    def _x(self, radius: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * min(radius, self.most) / (self.most or 1.0)
+
+    def _y(self, share: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
+
+    def _points(self, corners: Corners) -> list[str]:
+        return [f"{self._x(radius):.2f},{self._y(share):.2f}" for radius, share in corners]
+
+    def _axes(self) -> list[str]:
+        found = [f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">{_escape(self.label)}</text>']
+        for tick in range(TICKS + 1):
+            part = tick / TICKS
+            kind = "axis" if not tick else "grid"
+            y = self._y(part)
+            found += [
+                f'<line class="{kind}" x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}"/>',
+                f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{part:.0%}</text>',
+                f'<text x="{self._x(part * self.most):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">'
+                f"{part * self.most:.3g}</text>",
+            ]
+        return found
+
+    def _legend(self) -> list[str]:
+        found = []
+        entries = [(f"s{n}", line.name) for n, line in enumerate(self.lines)]
+        for number, (kind, name) in enumerate([*entries, *([("band", self.band)] if self.band else [])]):
+            y = TOP + 14 + 18 * number
+            x = WIDTH - RIGHT - 190
+            mark = (
+                f'<rect class="band" x="{x}" y="{y - 9}" width="26" height="11" fill="#e69f00"/>'
+                if kind == "band"
+                else f'<path class="{kind}" d="M{x},{y - 4} h26"/>'
+            )
+            found.append(f'{mark}<text x="{x + 34}" y="{y}">{_escape(name)}</text>')
+        return found
+
+
+def falling(steps: Corners, start: float, end: float) -> tuple[tuple[float, float], ...]:
+    """Corners of a line that is at `start` from 0 on and falls to each share right after its radius; up to `end`."""
+    corners, level = [(0.0, start)], start
+    for radius, share in steps:
+        corners += [(radius, level), (radius, share)]
+        level = share
+    return (*corners, (end, level))
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 400, 58, 44, 20, 54
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 410, 58, 62, 20, 54
+ENTRY = 150  # width of an entry of the legend, above the lines
 TICKS = 5
 # Okabe & Ito's colours, which colour-blind readers can tell apart; lines differ in their dashes, too.
 _STYLE = """
@@ -78,15 +79,11 @@ class Picture:
     def _legend(self) -> list[str]:
         found = []
         entries = [(f"s{n}", line.name) for n, line in enumerate(self.lines)]
-        for number, (kind, name) in enumerate([*entries, *([("band", self.band)] if self.band else [])]):
-            y = TOP + 14 + 18 * number
-            x = WIDTH - RIGHT - 190
-            mark = (
-                f'<rect class="band" x="{x}" y="{y - 9}" width="26" height="11" fill="#e69f00"/>'
-                if kind == "band"
-                else f'<path class="{kind}" d="M{x},{y - 4} h26"/>'
-            )
-            found.append(f'{mark}<text x="{x + 34}" y="{y}">{_escape(name)}</text>')
+        entries += [("band", self.band)] if self.band else []
+        for number, (kind, name) in enumerate(entries):
+            x, y = LEFT + number * ENTRY, TOP - 18
+            mark = f"M{x},{y - 4} h22" if kind != "band" else f"M{x},{y - 9} h22 v11 h-22 Z"
+            found.append(f'<path class="{kind}" d="{mark}"/><text x="{x + 28}" y="{y}">{_escape(name)}</text>')
         return found
 
 

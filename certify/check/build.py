@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
 
 from certify.check import constants
 from certify.check.constants import ONE, Constant, bias_of, exact, negative, weight_of
@@ -267,6 +266,8 @@ class Call:
 
     def reference(self, inputs: Sequence[Array | None]) -> list[Array]:
         """The node computed by onnx's reference implementation, with these inputs."""
+        from onnx.reference import ReferenceEvaluator  # 0.1 s, which few files need
+
         self.asked.update(self.attributes)
         names = ["" if a is None else f"x{i}" for i, a in enumerate(inputs)]
         outputs = [f"y{i}" for i in range(len(self.used))]

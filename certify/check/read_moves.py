@@ -1,4 +1,4 @@
-"""ONNX ops that move numbers, or tell shapes. Most are run by onnx's reference on the numbers' places."""
+"""ONNX ops that move numbers, or tell shapes. The rarer ones are run by onnx's reference on the numbers' places."""
 
 from __future__ import annotations
 
@@ -23,9 +23,39 @@ REPEATING = (
 
 
 @handles("Reshape", since=(5, 13, 14, 19, *WIDER), moves=True)
+def _(call: Call) -> Tensor:
+    data, wanted = call.data(), call.constant(1).integers()
+    if not call.attribute("allowzero", 0):  # 0: as it was
+        wanted = [data.shape[i] if n == 0 else n for i, n in enumerate(wanted)]
+    if wanted.count(-1) > 1 or min(wanted, default=0) < -1 or (-1 in wanted and 0 in wanted):
+        raise Rejected(f"shape {wanted}")
+    return call.move(data, lambda a: a.reshape(wanted))
+
+
 @handles("Flatten", since=(1, 9, 11, 13, *WIDER), moves=True)
+def _(call: Call) -> Tensor:
+    data, axis = call.data(), call.attribute("axis", 1)
+    if not -len(data.shape) <= axis <= len(data.shape) or (axis < 0 and call.since < 11):
+        raise Rejected(f"axis {axis} of an input of shape {data.shape}")
+    return call.move(data, lambda a: a.reshape(math.prod(a.shape[:axis]), math.prod(a.shape[axis:])))
+
+
 @handles("Squeeze", since=(1, 11, 13, *WIDER), moves=True)
+def _(call: Call) -> Tensor:
+    axes = call.settings("axes", 1)
+    if axes == []:
+        raise Rejected("no axes")  # all, or none
+    return call.move(call.data(), lambda a: np.squeeze(a, None if axes is None else tuple(axes)))
+
+
 @handles("Transpose", since=(1, 13, *WIDER), moves=True)
+def _(call: Call) -> Tensor:
+    order = call.attribute("perm")
+    if order is not None and sorted(order) != list(range(len(call.data().shape))):
+        raise Rejected(f"perm {order} of an input of shape {call.data().shape}")
+    return call.move(call.data(), lambda a: np.transpose(a, order))
+
+
 @handles("Split", since=(2, 11, 13, 18), moves=True)
 @handles("Slice", since=(1, 10, 11, 13), moves=True)
 @handles("Gather", since=(1, 11, 13), moves=True)
@@ -63,7 +93,9 @@ def _(call: Call) -> Tensor:
     data = call.data()
     if isinstance(data, Value):
         call.as_value(data)
-    return exact(call.reference([np.broadcast_to(np.float32(0), data.shape)])[0])
+    if call.op == "Size":
+        return exact(np.int64(math.prod(data.shape)))
+    return exact(np.array(data.shape[call.attribute("start", 0) : call.attribute("end")], dtype=np.int64))
 
 
 @handles("Identity", since=(1, 13, 14, 16, 19, *WIDER), moves=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from certify.property import Float64
 from certify.smoothing.certify import Budget, predict
-from certify.smoothing.noise import ATTACK, REPLAY, Noise
+from certify.smoothing.noise import ATTACK, REPLAY, Blocks, Noise
 from certify.smoothing.radii import ABSTAIN, Smoothing
 from certify.smoothing.votes import DrawnVotes, Network
 
@@ -43,8 +43,8 @@ class Attack:
     graph: Graph
     network: Network
     smoothing: Smoothing
+    blocks: Blocks
     budget: Budget
-    seed: int
     input_range: tuple[float, float]
     device: str
 
@@ -61,7 +61,7 @@ class Attack:
             return False
         found = self._round(self._descend(places.ravel(), sample, label, steps, norm), steps, norm)
         moved = (places.ravel() + found).astype(np.float32)
-        votes = DrawnVotes(self.network, self.smoothing, moved, self.seed, sample)
+        votes = DrawnVotes(self.network, self.smoothing, self.blocks, moved, sample)
         if int(np.argmax(votes(ATTACK, 0, LOOKED_AT))) == label:
             return False
         answer = predict(votes, min(self.budget.n, REPLAYED), self.budget.alpha, REPLAY)
@@ -72,8 +72,7 @@ class Attack:
         import torch
 
         grid, (low, high) = self.smoothing.grid, self.input_range
-        noise = Noise(self.smoothing.law, self.smoothing.size, self.seed, sample, ATTACK)
-        draws = noise.draws(LOOKED_AT, LOOKED_AT + STEPS * DRAWS)
+        draws = Noise(self.blocks, sample, ATTACK).draws(LOOKED_AT, LOOKED_AT + STEPS * DRAWS)
         center = torch.from_numpy(places).to(self.device, torch.float32)
         floor, ceiling = (low - grid.low) / grid.step, (high - grid.low) / grid.step
         moved = torch.zeros_like(center)

@@ -42,6 +42,6 @@ class Curve:
         """The curve as a picture."""
         most = max((r for r, _ in self.steps), default=0.0)
         radii, shares = [r for r, _ in self.steps], [share for _, share in self.steps]
-        steps = list(zip(radii, [*shares[1:], 0.0], strict=True))
+        steps = list(zip(radii, [*shares[1:], 0.0], strict=False))
         line = Line("certified, at least", falling(steps, shares[0] if shares else 0.0, most))
         return Picture(title, f"{norm} radius", most, (line,)).svg()

@@ -23,7 +23,7 @@ Float32 = NDArray[np.float32]
 LEVELS = (255, 256)
 # float32(k / 255) * 255 is k up to 2e-5. What is left is deducted from the radius, so this decides no verdict.
 OFF_LEVEL = 1e-3
-# Steps in a standard deviation, at least: rounding then adds less than 0.01 % to the variance of the noise. More of them
+# Steps in a standard deviation, at least: rounding then adds less than 0.01 % to the variance of the noise. More
 # make draws slower, as more words are left over by the table (2.0 ns with 64, 2.2 with 128).
 FINENESS = 30
 # ... and for data on no such grid, whose distance to it is deducted from every radius.

@@ -13,6 +13,7 @@ import numpy as np
 from certify.options import Radius
 from certify.smoothing.attack import Attack
 from certify.smoothing.certify import Budget, Estimate, certify
+from certify.smoothing.noise import Blocks
 from certify.smoothing.radii import Smoothing
 from certify.smoothing.sequential import certify_sequentially
 from certify.smoothing.splitting import Splitting
@@ -56,6 +57,12 @@ class Run:
         return Network.of(self.model, self.device)
 
     @cached_property
+    def blocks(self) -> Blocks:
+        """The draws of all samples."""
+        assert isinstance(self.noise, Smoothing)
+        return Blocks(self.noise.law, self.noise.size, self.question.seed)
+
+    @cached_property
     def attack(self) -> Attack | None:
         """None where there is nothing to attack, or splits, which have no gradient."""
         q = self.question
@@ -64,7 +71,7 @@ class Run:
         import torch
 
         graph = self.model.graph.cast(torch.zeros(1, dtype=torch.float32, device=self.device))
-        return Attack(graph, self.network, self.noise, q.budget, q.seed, self.input_range, self.device)
+        return Attack(graph, self.network, self.noise, self.blocks, q.budget, self.input_range, self.device)
 
     def go(self, ledger: Ledger) -> Iterator[Row]:
         """The rows that the ledger does not hold yet, each recorded before it is told."""
@@ -100,7 +107,7 @@ class Run:
         places, away = noise.grid.places(x, noise.order)
         sample, label = int(self.data.ids[position]), int(self.data.y[position])
         flat = places.astype(np.float32).ravel()
-        votes = DrawnVotes(self.network, noise, flat, q.seed, sample)
+        votes = DrawnVotes(self.network, noise, self.blocks, flat, sample)
 
         def answered(lower: float, most: float) -> bool:
             if lower <= 0.5:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from certify.errors import ModelError
 from certify.smoothing.certify import Counts
 from certify.smoothing.grid import Float32
-from certify.smoothing.noise import Noise
+from certify.smoothing.noise import Blocks, Noise
 from certify.smoothing.radii import Smoothing
 from certify.smoothing.splitting import Splitting
 
@@ -98,12 +98,12 @@ class DrawnVotes:
 
     network: Network
     smoothing: Smoothing
+    blocks: Blocks
     places: Float32
-    seed: int
     sample: int
 
     def __call__(self, purpose: int, start: int, stop: int) -> Counts:
-        noise = Noise(self.smoothing.law, self.smoothing.size, self.seed, self.sample, purpose)
+        noise = Noise(self.blocks, self.sample, purpose)
 
         def make(begin: int, end: int, out: Float32) -> Float32:
             for part in noise.between(begin, end, out):

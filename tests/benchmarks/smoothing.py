@@ -18,7 +18,7 @@ import numpy as np
 
 from certify.api import Preprocessing, load_model
 from certify.smoothing.grid import Grid
-from certify.smoothing.noise import ESTIMATION
+from certify.smoothing.noise import ESTIMATION, Blocks
 from certify.smoothing.radii import Smoothing
 from certify.smoothing.votes import DrawnVotes, Network
 
@@ -43,7 +43,7 @@ def main() -> None:
         size = math.prod(model.graph.input_shape)
         smoothing = Smoothing("gaussian", 0.25, Grid(0.0, 1 / 255), size)
         places = np.full(size, 100, dtype=np.float32)
-        votes = DrawnVotes(network, smoothing, places, 0, 0)
+        votes = DrawnVotes(network, smoothing, Blocks(smoothing.law, size, 0), places, 0)
         inputs = smoothing.grid.inputs(np.tile(places, (network.batch, 1)))
         batches = math.ceil(args.draws / network.batch)
         draws = batches * network.batch

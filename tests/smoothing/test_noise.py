@@ -10,7 +10,7 @@ from scipy.stats import chi2, norm
 
 from certify.errors import UsageError
 from certify.smoothing.grid import Grid
-from certify.smoothing.noise import ESTIMATION, SELECTION, Law, Noise
+from certify.smoothing.noise import ESTIMATION, SELECTION, Blocks, Law, Noise
 
 
 def probabilities(law: Law) -> dict[int, float]:
@@ -39,7 +39,7 @@ def test_the_uniform_law_has_equal_parts():
 @pytest.mark.parametrize("law", [Law.gaussian(2.5), Law.uniform(10), Law.gaussian(70.0), Law.gaussian(1000.0)])
 def test_draws_follow_the_law(law):
     """Chi-square at one in a million, cells of few expected draws joined."""
-    draws = Noise(law, 500, 3, 17, ESTIMATION).draws(0, 1000).ravel()
+    draws = Noise(Blocks(law, 500, 3), 17, ESTIMATION).draws(0, 1000).ravel()
     assert np.array_equal(draws, np.rint(draws))
     found, count = probabilities(law), len(draws)
     expected = np.array(list(found.values())) * count
@@ -95,7 +95,7 @@ def test_left_over_words_are_settled_by_all_64_bits(law):
 
 @pytest.mark.parametrize("size", [3, 64, 100_000])
 def test_draws_do_not_depend_on_how_they_are_asked_for(size):
-    noise = Noise(Law.gaussian(64.0), size, 1, 5, ESTIMATION)
+    noise = Noise(Blocks(Law.gaussian(64.0), size, 1), 5, ESTIMATION)
     stop = 300 if size < 1000 else 25
     whole = noise.draws(0, stop)
     assert whole.shape == (stop, size)
@@ -105,12 +105,30 @@ def test_draws_do_not_depend_on_how_they_are_asked_for(size):
     assert np.array_equal(noise.draws(5, 9), whole[5:9])
 
 
-def test_seed_sample_and_purpose_each_make_another_noise():
+def test_seed_and_purpose_each_make_another_noise_and_samples_have_their_own_signs():
+    blocks, other_seed = Blocks(Law.gaussian(64.0), 2000, 1), Blocks(Law.gaussian(64.0), 2000, 2)
+    base = Noise(blocks, 5, ESTIMATION).draws(0, 40)
+    others = [Noise(other_seed, 5, ESTIMATION), Noise(blocks, 6, ESTIMATION), Noise(blocks, 5, SELECTION)]
+    for draws in (*(noise.draws(0, 40) for noise in others), Noise(blocks, 5, ESTIMATION).draws(2000, 2040)):
+        assert abs(np.corrcoef(base.ravel(), draws.ravel())[0, 1]) < 0.1
+    assert abs(Noise(blocks, 5, ESTIMATION).signs.sum()) < 5 * np.sqrt(2000)
+    assert set(np.unique(Noise(blocks, 5, ESTIMATION).signs)) == {-1, 1}
+    # One linear functional of the noise of two samples: what it tells of one is not what it tells of the other.
+    first, second = (Noise(blocks, sample, ESTIMATION).draws(0, 2000).sum(axis=1) for sample in (5, 6))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.12
+
+
+def test_what_is_kept_is_what_would_be_made_again(monkeypatch):
     law = Law.gaussian(64.0)
-    base = Noise(law, 50, 1, 5, ESTIMATION).draws(0, 200)
-    for other in (Noise(law, 50, 2, 5, ESTIMATION), Noise(law, 50, 1, 6, ESTIMATION), Noise(law, 50, 1, 5, SELECTION)):
-        assert abs(np.corrcoef(base.ravel(), other.draws(0, 200).ravel())[0, 1]) < 0.05
-    assert abs(np.corrcoef(base.ravel(), Noise(law, 50, 1, 5, ESTIMATION).draws(2000, 2200).ravel())[0, 1]) < 0.05
+    kept, twice = Blocks(law, 100, 3), Blocks(law, 100, 3)
+    monkeypatch.setattr("certify.smoothing.noise.KEPT", 250_000)
+    for _ in range(2):
+        assert np.array_equal(Noise(kept, 1, ESTIMATION).draws(0, 5000), Noise(twice, 1, ESTIMATION).draws(0, 5000))
+    assert 0 < sum(block.nbytes for block in kept.kept.values()) <= 250_000
+    assert len(kept.kept) < 5000 / kept.rows
+    wide = Blocks(Law.gaussian(5000.0), 100, 3)
+    assert wide.block(ESTIMATION, 0).dtype == np.float32
+    assert np.abs(wide.block(ESTIMATION, 0)).max() < 2**24
 
 
 def test_inputs_and_noise_add_up_exactly():
@@ -120,7 +138,7 @@ def test_inputs_and_noise_add_up_exactly():
     places, away = grid.places(x, 2)
     assert away < 1e-6
     assert 0.25 / grid.step >= 30
-    noise = Noise(Law.gaussian(0.25 / grid.step), 256, 0, 0, ESTIMATION).draws(0, 200)
+    noise = Noise(Blocks(Law.gaussian(0.25 / grid.step), 256, 0), 0, ESTIMATION).draws(0, 200)
     total = places.astype(np.float32) + noise
     assert np.array_equal(total, np.rint(total))
     assert np.array_equal(grid.inputs(total.copy())[:, ::-1], grid.inputs(total[:, ::-1].copy()))

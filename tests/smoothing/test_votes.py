@@ -10,7 +10,7 @@ import pytest
 from certify.api import Preprocessing, load_model
 from certify.errors import ModelError
 from certify.smoothing.grid import Grid
-from certify.smoothing.noise import ESTIMATION, SELECTION, Noise
+from certify.smoothing.noise import ESTIMATION, SELECTION, Blocks, Noise
 from certify.smoothing.radii import Smoothing
 from certify.smoothing.splitting import Splitting
 from certify.smoothing.votes import DrawnVotes, Network, _on_torch, split_votes
@@ -31,8 +31,9 @@ def network(model):
 
 def test_votes_are_the_answers_to_the_noisy_inputs(network):
     smoothing = Smoothing("gaussian", 0.3, GRID, 4)
-    votes = DrawnVotes(network, smoothing, PLACES, 5, 11)
-    inputs = (Noise(smoothing.law, 4, 5, 11, ESTIMATION).draws(70, 5000) + PLACES) * np.float32(GRID.step)
+    blocks = Blocks(smoothing.law, 4, 5)
+    votes = DrawnVotes(network, smoothing, blocks, PLACES, 11)
+    inputs = (Noise(blocks, 11, ESTIMATION).draws(70, 5000) + PLACES) * np.float32(GRID.step)
     assert np.array_equal(votes(ESTIMATION, 70, 5000), np.bincount(network.classify(inputs), minlength=3))
     assert votes(SELECTION, 0, 1).sum() == 1
 
@@ -40,8 +41,9 @@ def test_votes_are_the_answers_to_the_noisy_inputs(network):
 @pytest.mark.parametrize("batch", [1, 37, 1024])
 def test_votes_do_not_depend_on_the_batch(network, batch):
     smoothing = Smoothing("uniform", 0.3, GRID, 4)
-    whole = DrawnVotes(network, smoothing, PLACES, 0, 0)(ESTIMATION, 0, 1500)
-    votes = DrawnVotes(replace(network, batch=batch), smoothing, PLACES, 0, 0)
+    blocks = Blocks(smoothing.law, 4, 0)
+    whole = DrawnVotes(network, smoothing, blocks, PLACES, 0)(ESTIMATION, 0, 1500)
+    votes = DrawnVotes(replace(network, batch=batch), smoothing, Blocks(smoothing.law, 4, 0), PLACES, 0)
     assert np.array_equal(votes(ESTIMATION, 0, 700) + votes(ESTIMATION, 700, 1500), whole)
 
 
@@ -58,7 +60,9 @@ def test_answers_that_are_not_finite_are_no_class_s(network):
         return np.where(np.arange(len(x)) % 2, -1, network.classify(x))
 
     smoothing = Smoothing("gaussian", 0.3, GRID, 4)
-    counts = DrawnVotes(replace(network, classify=broken), smoothing, PLACES, 0, 0)(ESTIMATION, 0, 1024)
+    counts = DrawnVotes(replace(network, classify=broken), smoothing, Blocks(smoothing.law, 4, 0), PLACES, 0)(
+        ESTIMATION, 0, 1024
+    )
     assert counts.sum() == 512
 
 

@@ -20,6 +20,7 @@ from certify.options import LAYOUTS, METHODS, NORMS, parse_eps, parse_floats, pa
 
 if TYPE_CHECKING:
     from certify.distance import Distance, Search
+    from certify.report.distances import Distances
     from certify.runner import Job
 
 EPILOG = """
@@ -33,8 +34,9 @@ Each sample gets a bracket: no input nearer than `lower` is classified otherwise
 that is (a witness that onnxruntime confirms). 0 for a sample that is misclassified as it is; inf: none was found.
 
 \b
-What is written with --out: distances.csv, distances.json, witnesses/<id>.npz with x (the input), y (onnxruntime's
-outputs), label.
+What is written with --out: distances.csv, distances.json, distances.svg (the share of the samples farther than eps,
+from both ends of the brackets), quantiles.csv (brackets of the distribution's quantiles), witnesses/<id>.npz with x
+(the input), y (onnxruntime's outputs), label.
 """
 COLUMNS = ("id", "label", "norm", "lower", "upper", "gap", "decisions", "seconds", "reason")
 Rows = list[dict[str, Any]]
@@ -179,8 +181,18 @@ def _document(job: Job, search: Search, rows: Rows) -> dict[str, Any]:
         "seed": search.settings.seed,
         "checking": "checked" if search.settings.check else "unchecked",
         "arithmetic": search.settings.arithmetic,
+        "quantiles": [
+            {"quantile": q, "lower": low, "upper": high if math.isfinite(high) else None}
+            for q, (low, high) in _distances(rows).quantiles.items()
+        ],
         "results": finite,
     }
+
+
+def _distances(rows: Rows) -> Distances:
+    from certify.report.distances import Distances
+
+    return Distances(tuple(row["lower"] for row in rows), tuple(row["upper"] for row in rows))
 
 
 def _show(document: dict[str, Any], rows: Rows, *, as_json: bool, quiet: bool) -> None:
@@ -201,7 +213,15 @@ def _show(document: dict[str, Any], rows: Rows, *, as_json: bool, quiet: bool) -
     for row in rows:
         numbers = (f"{row[name]:.5g}" for name in ("lower", "upper", "gap"))
         table.add_row(str(row["id"]), str(row["label"]), *numbers, f"{row['seconds']:.1f}", row["reason"])
-    open_console().print(table)
+    console = open_console()
+    console.print(table)
+    if len(rows) > 1:
+        quantiles = Table(title=f"Quantiles of these {len(rows)} distances", title_justify="left", box=SIMPLE_HEAD)
+        for name in ("quantile", "at least", "at most"):
+            quantiles.add_column(name, justify="right")
+        for q, ends in _distances(rows).quantiles.items():
+            quantiles.add_row(f"{q:.0%}", *(f"{end:.5g}" for end in ends))
+        console.print(quantiles)
 
 
 def _new_folder(out: str | None) -> Path | None:
@@ -223,6 +243,10 @@ def _write(out: Path, document: dict[str, Any], rows: Rows, job: Job, found: Seq
         (out / "witnesses").mkdir(parents=True)
     csv = pandas.DataFrame(rows, columns=list(COLUMNS)).to_csv(index=False, lineterminator="\n")
     write_atomically(out / "distances.csv", csv.encode())
+    distances = _distances(rows)
+    title = f"{Path(job.model.source).name}: {len(rows)} samples of {Path(job.data.name).name}"
+    write_atomically(out / "quantiles.csv", distances.table().encode())
+    write_atomically(out / "distances.svg", distances.picture(title, document["norm"]).svg().encode())
     for position, one in found:
         if one.witness is not None:
             buffer = io.BytesIO()

@@ -82,6 +82,11 @@ def test_files_hold_what_is_shown(linear, tmp_path):
             assert int(witness["label"]) != int(np.argmax(witness["y"]))
             x = np.load(linear / "data.npz")["x"][int(row["id"])].astype(np.float64)
             assert np.abs(witness["x"].ravel() - x).max() <= float(row["upper"])
+    uppers = sorted(np.inf if r["upper"] is None else r["upper"] for r in document["results"])
+    (half,) = [q for q in document["quantiles"] if q["quantile"] == 0.5]
+    assert half["upper"] == uppers[1]
+    assert f"0.5,{half['lower']!r}," in (out / "quantiles.csv").read_text()
+    assert (out / "distances.svg").read_text().startswith("<svg")
     again = call(*arguments, "--out", out)
     assert again.exit_code == 2
     assert "exists already" in again.output

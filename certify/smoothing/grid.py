@@ -26,8 +26,8 @@ OFF_LEVEL = 1e-3
 # Steps in a standard deviation, at least: rounding then adds less than 0.01 % to the variance of the noise. More
 # make draws slower, as more words are left over by the table (2.0 ns with 64, 2.2 with 128).
 FINENESS = 30
-# ... and for data on no such grid, whose distance to it is deducted from every radius.
-FINE = 4096
+# ... and for data on no such grid, whose distance to it is deducted from every radius. 16 bits hold the draws.
+FINE = 3600
 # Whole numbers that float32 holds, and so the sums of inputs and noise, are exact up to this.
 EXACT = 2**24
 

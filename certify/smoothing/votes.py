@@ -1,4 +1,4 @@
-"""Draws answered by the network: noise is made in a second thread while the network is busy with the draws before."""
+"""Draws answered by the network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,12 +38,14 @@ class Network:
     """The classifier that is smoothed, as it is computed: by onnxruntime on the CPU, by torch in float32 on a GPU.
 
     A row's last bits may depend on its batch; where that could change a class, the class is a matter of rounding.
+    ahead: batches are made in a second thread while a GPU is busy with the ones before. On the CPU the two threads take
+    0.3 ms a batch to wait for each other, more than the noise of small networks takes.
     """
 
     classify: Classify
     classes: int
     batch: int
-    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    ahead: bool = False
 
     @staticmethod
     def of(model: Model, device: str) -> Network:
@@ -61,7 +63,7 @@ class Network:
                 f"{single}its answers change with what else is in the batch (a constant Reshape does that)"
             )
         if device != "cpu":
-            return Network(_on_torch(model, device), classes, _rows(model, _free_on(device), GPU_BATCH))
+            return Network(_on_torch(model, device), classes, _rows(model, _free_on(device), GPU_BATCH), ahead=True)
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return Network(
             lambda x: replayer.clean_predictions(x.reshape(-1, *shape)), classes, _rows(model, free, CPU_BATCH)
@@ -70,26 +72,34 @@ class Network:
     def count(self, make: Make, size: int, start: int, stop: int) -> Counts:
         """Answers of each class over the inputs of the draws `start` to `stop`, which have `size` coordinates."""
         counts = np.zeros(self.classes, dtype=np.int64)
-        for inputs in self._ahead(make, size, start, stop):
+        for inputs in (self._ahead if self.ahead else self._batches)(make, size, start, stop):
             answers = self.classify(inputs)
             counts += np.bincount(answers[answers >= 0], minlength=self.classes)
         return counts
 
+    def _batches(self, make: Make, size: int, start: int, stop: int) -> Iterator[Float32]:
+        """Batches, all in one array: fresh ones cost 1 ns a number."""
+        array = np.empty((min(self.batch, stop - start), size), dtype=np.float32)
+        for first in range(start, stop, self.batch):
+            last = min(first + self.batch, stop)
+            yield make(first, last, array[: last - first])
+
     def _ahead(self, make: Make, size: int, start: int, stop: int) -> Iterator[Float32]:
-        """Batches, each made while the last is answered; two arrays take turns, fresh ones cost 1 ns a number."""
+        """The same, each made while the last is answered, in two arrays that take turns."""
         arrays = [np.empty((min(self.batch, stop - start), size), dtype=np.float32) for _ in range(2)]
 
         def begin(first: int) -> Future[Float32]:
             last = min(first + self.batch, stop)
             arrays.reverse()
-            return self.pool.submit(make, first, last, arrays[0][: last - first])
+            return pool.submit(make, first, last, arrays[0][: last - first])
 
-        following = begin(start)
-        for first in range(start, stop, self.batch):
-            inputs = following.result()
-            if first + self.batch < stop:
-                following = begin(first + self.batch)
-            yield inputs
+        with ThreadPoolExecutor(1) as pool:
+            following = begin(start)
+            for first in range(start, stop, self.batch):
+                inputs = following.result()
+                if first + self.batch < stop:
+                    following = begin(first + self.batch)
+                yield inputs
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,12 +38,13 @@ def test_votes_are_the_answers_to_the_noisy_inputs(network):
     assert votes(SELECTION, 0, 1).sum() == 1
 
 
+@pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("batch", [1, 37, 1024])
-def test_votes_do_not_depend_on_the_batch(network, batch):
+def test_votes_do_not_depend_on_the_batch_or_on_who_makes_it(network, batch, ahead):
     smoothing = Smoothing("uniform", 0.3, GRID, 4)
     blocks = Blocks(smoothing.law, 4, 0)
     whole = DrawnVotes(network, smoothing, blocks, PLACES, 0)(ESTIMATION, 0, 1500)
-    votes = DrawnVotes(replace(network, batch=batch), smoothing, Blocks(smoothing.law, 4, 0), PLACES, 0)
+    votes = DrawnVotes(replace(network, batch=batch, ahead=ahead), smoothing, Blocks(smoothing.law, 4, 0), PLACES, 0)
     assert np.array_equal(votes(ESTIMATION, 0, 700) + votes(ESTIMATION, 700, 1500), whole)
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("certify.check",),
     ("certify.errors", "certify.arrays", "certify.taps", "certify.verdict", "certify.options", "certify.version"),
-    ("certify.rules", "certify.disk", "certify.executors"),
+    ("certify.rules", "certify.disk", "certify.config", "certify.picture", "certify.executors"),
     ("certify.graph", "certify.property"),
     ("certify.model",),
     ("certify.certificate",),
@@ -30,7 +30,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("certify.pipeline",),
     ("certify.store", "certify.distance", "certify.pieces"),
     ("certify.runner",),
-    ("certify.report",),
+    ("certify.curve",),
+    ("certify.report", "certify.gate", "certify.gate_baseline", "certify.gate_decision"),
     ("certify.api", "certify.training", "certify.zoo"),
     ("certify.cli",),
     ("certify", "certify.__main__"),

@@ -14,8 +14,10 @@ import click
 
 from certify.cli.check import check
 from certify.cli.codes import ALARM, INTERRUPTED, READER_LEFT
+from certify.cli.curve import curve
 from certify.cli.distance import distance
 from certify.cli.doctor import doctor
+from certify.cli.gate import gate
 from certify.cli.models import models
 from certify.cli.run import run
 from certify.cli.smooth import smooth
@@ -29,6 +31,8 @@ EPILOG = """
 Examples:
   certify run models/digits_cnn.onnx --eps 2/255
   certify run net.onnx --data mnist --data-dir ~/data --eps 0.1 --samples 100
+  certify curve net.onnx --data mnist --data-dir ~/data --eps 0:0.3:0.02 --samples 100
+  certify gate net.onnx --data my.npz --eps 2/255 --min-certified 0.60
   certify distance net.onnx --data mnist --data-dir ~/data --samples 10
   certify smooth net.onnx --sigma 0.25 --data mnist --data-dir ~/data --samples 100
   certify doctor net.onnx
@@ -111,10 +115,12 @@ def cli(debug: bool) -> None:
 
 
 cli.add_command(run)
+cli.add_command(gate)
 cli.add_command(vnnlib)
 cli.add_command(check)
 cli.add_command(doctor)
 cli.add_command(distance)
+cli.add_command(curve)
 cli.add_command(train)
 cli.add_command(models)
 cli.add_command(smooth)

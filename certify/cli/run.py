@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from certify.cli.codes import ALARM, INTERRUPTED, UNDECIDED
+from certify.cli.codes import ALARM, GATES, INTERRUPTED, UNDECIDED
 from certify.cli.console import open_console
+from certify.cli.gating import check_gate, gate_options, open_gate, show_gate, write_gate
 from certify.cli.given import given_options
 from certify.cli.proofs import proof_options, proof_settings
 from certify.errors import UsageError
@@ -30,6 +31,7 @@ from certify.options import (
 
 if TYPE_CHECKING:
     from certify.api import Output, Preprocessing, Selection
+    from certify.gate_decision import Decision
     from certify.report.result import Report
     from certify.runner import Job, Progress, Watch
 
@@ -50,10 +52,11 @@ certificates/<id>-<eps>.npz and model.onnx, which certify check reads.
 
 \b
 Exit codes:
-    0  the run ended (also when samples stay unknown)
+    0  the run ended (also when samples stay unknown); with a gate: it is met
+    1  a gate is not met
     2  usage: an option, the model or the data cannot be used, or --out cannot be written
     3  soundness alarm (a proof and a witness contradict each other) or internal error
-    4  no sample at all was decided
+    4  no sample at all was decided; with a gate: it is undecided
     5  no samples selected
   130  interrupted; the same command with --resume --out goes on
 """
@@ -110,6 +113,7 @@ class Display:
     help="Keep the certificates in --out, with the model, for certify check.",
 )
 @click.option("--out", metavar="DIR", help="New folder for results.  [default: runs/<model>-<eps>-<time>]")
+@gate_options
 @click.option("--resume", is_flag=True, help="Go on with the run in --out: nothing is lost, nothing is done twice.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
 @click.option("--quiet", is_flag=True, help="Print one line per eps, no progress.")
@@ -122,20 +126,32 @@ def run(model: str, **options: Any) -> None:
     """
     from certify.api import execute
 
+    check_gate(options)
     job, given, output = prepare(model, options)
     display = Display(options["as_json"], options["quiet"])
-    assert output.out is not None
+    out = output.out
+    assert out is not None
+    gate = open_gate(options, job, out)
+    if gate is not None:
+        from certify.gate_decision import decide, enough
+
+        output = replace(output, enough=enough(gate, job))
     try:
         with _progress(display) as watch:
             report = execute(job, given, output, watch)
     except KeyboardInterrupt:
-        click.echo(interrupted(output.out), err=True)
+        click.echo(interrupted(out), err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
     for alarm in report.alarms:  # first: the reader of the rest may leave before its end
         click.echo(f"SOUNDNESS ALARM: {alarm}", err=True)
-    _show(report, display)
+    decision = None if gate is None else decide(gate, report)
+    _show(report, decision, display)
+    if decision is not None:
+        write_gate(report, decision, options)
     if report.alarms:
         raise click.exceptions.Exit(ALARM)
+    if decision is not None:
+        raise click.exceptions.Exit(GATES[decision.ruling.value])
     if not any(bracket.decided for bracket in report.brackets.values()):
         raise click.exceptions.Exit(UNDECIDED)
 
@@ -192,13 +208,18 @@ def _selection(options: dict[str, Any]) -> Selection:
     )
 
 
-def _show(report: Report, display: Display) -> None:
+def _show(report: Report, decision: Decision | None, display: Display) -> None:
     from certify.report.terminal import errors, sentence, show
 
     if display.as_json:
         from certify.report.files import document
 
-        click.echo(json.dumps(document(report), indent=2, allow_nan=False))
+        gate = {}
+        if decision is not None:
+            from certify.gate_decision import document as gate_document
+
+            gate = {"gate": gate_document(decision)}
+        click.echo(json.dumps(document(report) | gate, indent=2, allow_nan=False))
     elif display.quiet:
         for bracket in report.brackets.values():
             click.echo(sentence(bracket, several=len(report.radii) > 1))
@@ -206,7 +227,9 @@ def _show(report: Report, display: Display) -> None:
             click.echo(problem, err=True)
     else:
         show(report, open_console())
-    if not report.complete:
+    if decision is not None and not display.as_json:
+        show_gate(report, decision, quiet=display.quiet)
+    if not report.complete and not (decision is not None and decision.settled):
         click.echo(f"The budget ended first; the same command with --resume --out {report.out} goes on.", err=True)
 
 

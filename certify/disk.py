@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
@@ -32,6 +33,11 @@ def write_atomically_with(path: Path, write: Callable[[Path], object]) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def copy_atomically(source: Path, path: Path) -> None:
+    """As `write_atomically`, with the content of a file."""
+    write_atomically_with(path, lambda temporary: shutil.copyfile(source, temporary))
 
 
 @contextmanager

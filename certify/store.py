@@ -5,7 +5,7 @@ that x lies near, where it is another one) and, where they are kept,
 `certificates/<id>-<eps>.npz`. Such a file is complete before the row that needs it is committed. Without a folder
 everything stays in memory.
 
-    meta      key, value           schema version, fingerprint of the run, what the run says about itself
+    meta      key, value           schema version, fingerprint, what the run says about itself, a shard's whole
     samples   position, id, label, predicted
     results   position, eps -> verdict, stage, reason, lower, upper, checked, seconds, certificate
     alarms    position, eps, text  contradictions between proofs and witnesses
@@ -13,11 +13,10 @@ everything stays in memory.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,16 +26,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certify.disk import disk, write_atomically
+from certify.disk import disk
 from certify.errors import DiskError, UsageError
 from certify.options import Radius
-from certify.verdict import Outcome, Verdict, Witness
+from certify.run_folder import DATABASE as DATABASE
+from certify.run_folder import WITNESSES, Files, connect, lock, make_folder, remove_new, witness_path
+from certify.run_folder import certificate_path as certificate_path
+from certify.verdict import Outcome, Verdict
 
 SCHEMA_VERSION = 2
-DATABASE = "results.sqlite"
-WITNESSES = "witnesses"
-CERTIFICATES = "certificates"
-MODEL = "model.onnx"
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -76,11 +74,14 @@ class SampleResult:
 
 @dataclass(frozen=True)
 class Row:
-    """One result to record; `position` is the sample's place in the run."""
+    """One result to record; `position` is the sample's place in the run. origin: a run's folder that holds its files
+    already, to be copied.
+    """
 
     position: int
     eps: Radius
     outcome: Outcome
+    origin: Path | None = None
 
 
 class Store:
@@ -90,7 +91,7 @@ class Store:
         self.root = root
         self._db = connection
         self._lock = lock
-        self._memory: dict[tuple[int, str], bytes] = {}
+        self._files = Files(root)
         self._inputs: NDArray[np.generic] | None = None
 
     @staticmethod
@@ -101,23 +102,31 @@ class Store:
         return store
 
     @staticmethod
-    def create(root: Path, fingerprint: dict[str, Any], samples: Sequence[tuple[int, int]]) -> Store:
-        """A new folder `root` (its parents too); raises UsageError if it holds a run or anything else already."""
+    def create(
+        root: Path,
+        fingerprint: dict[str, Any],
+        samples: Sequence[tuple[int, int]],
+        whole: Sequence[tuple[int, int]] | None = None,
+    ) -> Store:
+        """A new folder `root` (its parents too); raises UsageError if it holds a run or anything else already.
+
+        whole: the samples of all shards together, in order, where this is one of them.
+        """
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             hint = "add --resume to go on with that run, or give" if (root / DATABASE).exists() else "give"
             raise UsageError(f"--out {root}: exists already; {hint} another folder")
-        created = _make_folder(root)
+        created = make_folder(root)
         try:
             with disk(root):
                 (root / WITNESSES).mkdir()
-                store = Store(root, _connect(root), _lock_folder(root))
+                store = Store(root, connect(root), lock(root))
             try:
-                store._initialise(fingerprint, samples)
+                store._initialise(fingerprint, samples, whole)
             except BaseException:
                 store.close()
                 raise
         except BaseException:
-            _remove_new(root, created)
+            remove_new(root, created)
             raise
         return store
 
@@ -126,14 +135,56 @@ class Store:
         """The run in `root` again; raises UsageError unless it was begun with the same fingerprint and samples."""
         if not (root / DATABASE).is_file():
             raise UsageError(f"--resume: {root} holds no run ({DATABASE} is missing); leave --resume out to begin one")
+        store = Store.open(root)
+        try:
+            changed = differences(store.fingerprint(), json.loads(json.dumps(fingerprint)))
+            if not changed and store.samples() != list(samples):
+                changed = ["the samples differ"]
+            if changed:
+                raise UsageError(
+                    f"--resume: {root} was begun with something else: {'; '.join(changed)}; "
+                    "give the same model, data and options, or another --out"
+                )
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @staticmethod
+    def open(root: Path) -> Store:
+        """The run in `root`, whatever it is of; raises UsageError where there is none that this version reads."""
+        if not (root / DATABASE).is_file():
+            raise UsageError(f"{root}: holds no run ({DATABASE} is missing); give the --out folder of certify run")
         with disk(root):
-            store = Store(root, _connect(root), _lock_folder(root))
+            store = Store(root, connect(root), lock(root))
             try:
-                store._check_same(fingerprint, samples)
+                schema = dict(store._query("SELECT key, value FROM meta")).get("schema", "none")
+                if schema != str(SCHEMA_VERSION):
+                    raise UsageError(
+                        f"{root} was written with result format {schema}, this version of certify reads "
+                        f"{SCHEMA_VERSION}; begin a new run with another --out"
+                    )
             except BaseException:
                 store.close()
                 raise
         return store
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the run depends on, as it was begun."""
+        return dict(json.loads(self._meta("fingerprint") or "{}"))
+
+    def samples(self) -> list[tuple[int, int]]:
+        """(id, label), in the run's order."""
+        return [(int(i), int(y)) for i, y in self._query("SELECT id, label FROM samples ORDER BY position")]
+
+    def whole(self) -> list[tuple[int, int]] | None:
+        """(id, label) of the samples that this run is a shard of; None if it is none."""
+        text = self._meta("whole")
+        return None if text is None else [(int(i), int(y)) for i, y in json.loads(text)]
+
+    def _meta(self, key: str) -> str | None:
+        rows = self._query("SELECT value FROM meta WHERE key = ?", (key,))
+        return str(rows[0][0]) if rows else None
 
     def __enter__(self) -> Store:
         return self
@@ -214,18 +265,23 @@ class Store:
             yield self._result(row, order[row[4]][1], witnesses)
 
     def _result(self, row: tuple[Any, ...], eps: Radius, witnesses: bool) -> SampleResult:
-        position, sample, label, predicted, key, verdict, stage, reason, lower, upper, checked, seconds = row[:12]
+        _, sample, label, predicted, key, verdict, stage, reason, lower, upper, checked, seconds = row[:12]
         snapped, size, certificate = row[12:]
         shown = snapped is not None
-        witness = self._read_witness(position, sample, key, snapped) if shown and witnesses else None
-        file = f"{WITNESSES}/{_file_name(sample, key)}" if shown and self.root is not None else None
+        witness = self._files.read_witness(sample, key, snapped) if shown and witnesses else None
+        file = witness_path(sample, key) if shown and self.root is not None else None
         spent = json.loads(seconds)
         outcome = Outcome(
             Verdict(verdict), stage, reason, lower, upper, witness, checked, spent, certificate_bytes=size
         )
         return SampleResult(sample, label, predicted, eps, outcome, file, certificate or None)
 
-    def _initialise(self, fingerprint: dict[str, Any], samples: Sequence[tuple[int, int]]) -> None:
+    def _initialise(
+        self,
+        fingerprint: dict[str, Any],
+        samples: Sequence[tuple[int, int]],
+        whole: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
         with self._transaction():
             for statement in _SCHEMA.split(";"):
                 self._db.execute(statement)
@@ -233,41 +289,16 @@ class Store:
                 "INSERT INTO meta VALUES (?, ?)",
                 [("schema", str(SCHEMA_VERSION)), ("fingerprint", json.dumps(fingerprint, sort_keys=True))],
             )
+            if whole is not None:
+                self._db.execute("INSERT INTO meta VALUES ('whole', ?)", (json.dumps(whole),))
             self._db.executemany(
                 "INSERT INTO samples VALUES (?, ?, ?, NULL)", [(i, s, y) for i, (s, y) in enumerate(samples)]
-            )
-
-    def _check_same(self, fingerprint: dict[str, Any], samples: Sequence[tuple[int, int]]) -> None:
-        meta = dict(self._query("SELECT key, value FROM meta"))
-        if meta.get("schema") != str(SCHEMA_VERSION):
-            raise UsageError(
-                f"--resume: {self.root} was written with result format {meta.get('schema', 'none')}, "
-                f"this version of certify reads {SCHEMA_VERSION}; begin a new run with another --out"
-            )
-        before = json.loads(meta["fingerprint"])
-        after = json.loads(json.dumps(fingerprint))
-        changed = [
-            f"{name} was {before.get(name)!r} and is {after.get(name)!r}"
-            for name in sorted({*before, *after})
-            if before.get(name) != after.get(name)
-        ]
-        stored = self._query("SELECT id, label FROM samples ORDER BY position")
-        if not changed and stored != [(s, y) for s, y in samples]:
-            changed = ["the samples differ"]
-        if changed:
-            raise UsageError(
-                f"--resume: {self.root} was begun with something else: {'; '.join(changed)}; "
-                "give the same model, data and options, or another --out"
             )
 
     def _insert(self, rows: Iterable[Row]) -> None:
         for row in rows:
             outcome = row.outcome
-            if outcome.witness is not None:
-                self._write_witness(row.position, row.eps, outcome.witness)
-            certificate = outcome.certificate_file
-            if outcome.certificate is not None and self.root is not None:
-                certificate = self._write_certificate(row.position, row.eps, outcome.certificate)
+            certificate = self._write_files(row)
             self._db.execute(
                 "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -286,21 +317,23 @@ class Store:
                 ),
             )
 
-    def _write_witness(self, position: int, eps: Radius, witness: Witness) -> None:
-        sample, label = self._query("SELECT id, label FROM samples WHERE position = ?", (position,))[0]
-        buffer = io.BytesIO()
-        clean = None if self._inputs is None else self._inputs[position]
-        origin = {} if clean is None or np.array_equal(clean, witness.x) else {"clean": clean}
-        np.savez_compressed(buffer, x=witness.x, y=witness.y, label=label, id=sample, eps=eps.key, **origin)
-        if self.root is None:
-            self._memory[position, eps.key] = buffer.getvalue()
-        else:
-            write_atomically(self.root / WITNESSES / _file_name(sample, eps.key), buffer.getvalue())
+    def _write_files(self, row: Row) -> str:
+        """What the row needs is on the disk before it; the certificate's file, or ""."""
+        outcome, key = row.outcome, row.eps.key
+        ((sample, label),) = self._query("SELECT id, label FROM samples WHERE position = ?", (row.position,))
+        if row.origin is not None:
+            self._files.copy(row.origin, sample, key, outcome)
+        elif outcome.witness is not None:
+            clean = None if self._inputs is None else self._inputs[row.position]
+            self._files.write_witness(outcome.witness, clean, {"label": label, "id": sample, "eps": key})
+        if outcome.certificate is not None and self.root is not None:
+            return self._files.write_certificate(sample, row.eps, outcome.certificate)
+        return outcome.certificate_file
 
     def keep_model(self, content: bytes) -> None:
         """The model's file beside the certificates, for whoever checks them."""
-        if self.root is not None and content:
-            write_atomically(self.root / MODEL, content)
+        if content:
+            self._files.write_model(content)
 
     def keep_inputs(self, x: NDArray[np.generic]) -> None:
         """The clean inputs by position, each of which is written beside a witness that differs from it."""
@@ -313,31 +346,7 @@ class Store:
 
     def about(self) -> dict[str, Any]:
         """What `describe` was given last; {} for a store of an earlier version."""
-        rows = self._query("SELECT value FROM meta WHERE key = 'about'")
-        return dict(json.loads(rows[0][0])) if rows else {}
-
-    def _write_certificate(self, position: int, eps: Radius, content: bytes) -> str:
-        """The file's name, relative to the folder."""
-        assert self.root is not None
-        ((sample,),) = self._query("SELECT id FROM samples WHERE position = ?", (position,))
-        with disk(self.root):
-            (self.root / CERTIFICATES).mkdir(exist_ok=True)
-        name = certificate_path(sample, eps)
-        write_atomically(self.root / name, content)
-        return name
-
-    def _read_witness(self, position: int, sample: int, key: str, snapped: int) -> Witness:
-        if self.root is None:
-            source: io.BytesIO | Path = io.BytesIO(self._memory[position, key])
-        else:
-            source = self.root / WITNESSES / _file_name(sample, key)
-        try:
-            with np.load(source, allow_pickle=False) as arrays:
-                return Witness(arrays["x"], arrays["y"], snapped)
-        except (OSError, ValueError, KeyError) as error:
-            raise DiskError(
-                f"{source}: the witness cannot be read back ({error}); it was removed or damaged"
-            ) from error
+        return dict(json.loads(self._meta("about") or "{}"))
 
     def _query(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         with self._kept():
@@ -368,52 +377,10 @@ class Store:
                 raise DiskError(f"a second result for one sample and eps was refused ({error})") from error
 
 
-def certificate_path(sample: int, eps: Radius) -> str:
-    """Where the certificate of a sample (its id) at an eps lies, relative to the run's folder."""
-    return f"{CERTIFICATES}/{_file_name(sample, eps.key)}"
-
-
-def _file_name(sample: int, key: str) -> str:
-    return f"{sample}-{key.replace('/', '_')}.npz"
-
-
-def _connect(root: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(root / DATABASE, isolation_level=None)
-    # The rollback journal (not WAL) keeps a run in one file that can be copied, and works on network disks.
-    connection.execute("PRAGMA journal_mode = DELETE")
-    connection.execute("PRAGMA synchronous = FULL")
-    return connection
-
-
-def _lock_folder(root: Path) -> int | None:
-    """Hold the folder until close or death; None where the system has no flock (the primary keys still protect)."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    handle = os.open(root, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise UsageError(
-            f"--out {root}: another certify process is writing there; wait for it or give another folder"
-        ) from None
-    return handle
-
-
-def _make_folder(root: Path) -> list[Path]:
-    """Create `root`; the folders that are new, outermost first."""
-    new = [p for p in [*reversed(root.parents), root] if not p.exists()]
-    with disk(root):
-        root.mkdir(parents=True, exist_ok=True)
-    return new
-
-
-def _remove_new(root: Path, created: Sequence[Path]) -> None:
-    """Take back a folder whose setup failed; only what the setup made."""
-    for path in (root / DATABASE, root / f"{DATABASE}-journal"):
-        path.unlink(missing_ok=True)
-    for folder in (root / WITNESSES, *reversed(created)):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """In words, what differs between two fingerprints."""
+    return [
+        f"{name} was {before.get(name)!r} and is {after.get(name)!r}"
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    ]

@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("certify.machine", "certify.settings"),
     ("certify.judge",),
     ("certify.pipeline",),
+    ("certify.run_folder",),
     ("certify.store", "certify.distance", "certify.pieces"),
     ("certify.runner",),
     ("certify.curve",),

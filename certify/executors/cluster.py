@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ R = TypeVar("R")
 
 SURVEY_SECONDS = 5.0  # how often to see which machines there are
 WAITING_SECONDS = 30.0  # without any worker, before we say what we wait for
+KNOCK_SECONDS = 20.0  # for the cluster's address to answer
 STARTS = 3  # workers that end before they begin, one after the other, until we give up
 # Ray's own words for an actor that went with its machine; of a process that died by itself it says otherwise.
 LOST = "its node has died"
@@ -177,6 +179,9 @@ def _connect(ray: Any) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet = {"configure_logging": False, "log_to_driver": False, "include_dashboard": False}
     try:
+        if place := re.fullmatch(r"([^/]+):(\d+)", os.environ.get("RAY_ADDRESS", "")):
+            # Ray itself asks for many minutes where nobody answers.
+            socket.create_connection((place[1], int(place[2])), KNOCK_SECONDS).close()
         ray.init(**quiet)
     except Exception as error:
         address = os.environ.get("RAY_ADDRESS", "of this machine")

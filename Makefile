@@ -2,6 +2,8 @@
 # make test       the test suite without the tests marked long
 # make test-long  the tests marked long
 # make bench      the ratios of PERFORMANCE.md
+# make docs       the documentation into site/, which opens without a server or a network
+# make pictures   the pictures and notebooks of README and documentation anew, from real runs
 # make models     train the zoo anew where its recipes changed (hours), and measure it
 # make check      format, lint, types, layers, packaging
 #
@@ -20,7 +22,7 @@ JOBS ?= 2
 DEMO_MODEL := models/digits_cnn_robust.onnx
 DEMO_EPS := 4/255,16/255
 
-.PHONY: demo test test-long bench models check install dev clean
+.PHONY: demo test test-long bench docs pictures models check install dev clean
 
 # Stamps, so that repeated calls do not install again.
 CORE := $(VENV)/.installed-core
@@ -37,6 +39,12 @@ test-long: $(DEV)
 
 bench: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bounds.py
+
+docs: $(DEV)
+	$(BIN)/mkdocs build --quiet --clean
+
+pictures: $(DEV)
+	$(BIN)/python docs/hooks/pictures.py
 
 models: $(CORE)
 	$(BIN)/python -m certify.models.make_digits
@@ -66,4 +74,4 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@ $(CORE)
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from certify.smoothing.curve import Curve
 from certify.smoothing.limit import linf_limit
 from certify.smoothing.radii import Smoothing
 from certify.smoothing.run import CERTIFIED, FALSIFIED, MISCLASSIFIED, UNKNOWN, Run
+from certify.smoothing.sequential import interval
 from certify.smoothing.store import Row
 
 if TYPE_CHECKING:
@@ -84,14 +86,15 @@ class Smoothed:
         found = [*self.run.model.notes, *self.run.data.notes]
         if not isinstance(noise, Smoothing):
             return tuple(found)
-        most = noise.radius(q.budget.best, q.norm)
+        n, alpha = q.budget.n, q.budget.alpha
+        most = noise.radius(interval(n, n, alpha)[0] if q.sequential else q.budget.best, q.norm)
         for eps in q.radii:
             if float(eps) > most:
                 found.append(
-                    f"{q.norm} eps {eps} is out of reach: {q.budget.n} draws at alpha {q.budget.alpha:g} certify at "
-                    f"most {most:.6g} with this noise"
+                    f"{q.norm} eps {eps} is out of reach: {n} {'sequential ' * q.sequential}draws at alpha {alpha:g} "
+                    f"certify at most {most:.6g} with this noise"
                 )
-            if q.norm == "linf" and float(eps) > (limit := linf_limit(q.budget.best, noise.sigma, noise.size)):
+            if q.norm == "linf" and float(eps) > (limit := linf_limit(q.budget.best, noise.deviation, noise.size)):
                 found.append(f"no noise of this standard deviation certifies more than linf {limit:.6g} in their stead")
         return tuple(found)
 
@@ -102,6 +105,7 @@ def fingerprint(run: Run) -> dict[str, Any]:
     noise = asdict(run.noise) if isinstance(run.noise, Smoothing) else {"kind": "splitting", **asdict(run.noise)}
     return {
         "model": run.model.sha256,
+        "network": hashlib.sha256(run.model.onnx_bytes).hexdigest(),  # with the layers that were prepended
         "data": run.data.sha256,
         "ids": [int(i) for i in run.data.ids],
         "noise": noise,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from certify.property import Float64
-from certify.smoothing.certify import Budget, predict
+from certify.smoothing.certify import predict
 from certify.smoothing.noise import ATTACK, REPLAY, Blocks, Noise
 from certify.smoothing.radii import ABSTAIN, Smoothing
 from certify.smoothing.votes import DrawnVotes, Network
@@ -38,13 +38,14 @@ PARTS = 200
 
 @dataclass(frozen=True, eq=False)
 class Attack:
-    """How to attack. graph: the network for torch, in float32, on its device."""
+    """How to attack. graph: the network for torch, in float32, on its device. draws, alpha: of PREDICT."""
 
     graph: Graph
     network: Network
     smoothing: Smoothing
     blocks: Blocks
-    budget: Budget
+    draws: int
+    alpha: float
     input_range: tuple[float, float]
     device: str
 
@@ -64,7 +65,7 @@ class Attack:
         votes = DrawnVotes(self.network, self.smoothing, self.blocks, moved, sample)
         if int(np.argmax(votes(ATTACK, 0, LOOKED_AT))) == label:
             return False
-        answer = predict(votes, min(self.budget.n, REPLAYED), self.budget.alpha, REPLAY)
+        answer = predict(votes, min(self.draws, REPLAYED), self.alpha, REPLAY)
         return answer not in (label, ABSTAIN)
 
     def _descend(self, places: Float64, sample: int, label: int, steps: float, norm: str) -> Float64:

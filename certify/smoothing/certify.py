@@ -39,23 +39,21 @@ class Budget:
 
     @property
     def best(self) -> float:
-        """The bound if every draw answers the same class."""
+        """The bound of n draws that all answer the same class (no sequential bound passes it)."""
         return float(self.alpha ** (1 / self.n))
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """`lower` bounds the probability of the class `chosen`, which `successes` of n draws answered, from below."""
+    """`lower` bounds the probability of the class `chosen`, which `successes` of n draws answered, from below.
+
+    Where lower leaves a radius above 0 (Smoothing.radius), `chosen` is the smoothed class; else CERTIFY abstains.
+    """
 
     chosen: int
     successes: int
     n: int
     lower: float
-
-    @property
-    def predicted(self) -> int:
-        """The smoothed class, or ABSTAIN."""
-        return self.chosen if self.lower > 0.5 else ABSTAIN
 
 
 def choose(votes: Votes, budget: Budget) -> int:

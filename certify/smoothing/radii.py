@@ -14,7 +14,7 @@ from certify.smoothing.grid import Grid
 from certify.smoothing.noise import Law
 
 ABSTAIN = -1
-# Relative; quantiles and roots in float64 are closer by far.
+# Of probabilities and, relative, of radii; quantiles and roots in float64 are closer by far.
 ROUNDING = 2.0**-40
 KINDS = ("gaussian", "uniform")
 
@@ -87,17 +87,23 @@ class Smoothing:
     def _most(self) -> int:
         return max(1, round(math.sqrt(3) * self.sigma / self.grid.step - 0.5))
 
+    @property
+    def deviation(self) -> float:
+        """The standard deviation of the noise, which is `sigma` up to uniform noise's whole steps."""
+        return self.sigma if self.kind == "gaussian" else self.half_width / math.sqrt(3)
+
     def radius(self, p: float, norm: str, away: float = 0.0) -> float:
         """The certified radius in `norm` of a sample at distance `away` (native norm) from the grid; 0 for none.
 
-        p: probability of the class as drawn; what the drawn noise may differ from its law is deducted.
+        p: probability of the class as drawn; what the drawn noise may differ from its law is deducted. The radius is
+        rounded down, so that the class holds on its border too.
         """
-        real = p - self.size * self.law.error
+        real = p - self.size * self.law.error - ROUNDING
         gaussian = self.kind == "gaussian"
         native = gaussian_radius(real, self.sigma) if gaussian else uniform_radius(real, self.half_width)
         return max(0.0, convert(native - away, self.native, norm, self.size) * (1 - ROUNDING))
 
     def certified(self, p: float, eps: float, norm: str, away: float = 0.0) -> bool:
-        """Does the class keep the majority in the ball of radius eps?"""
+        """Does the class keep the majority in the closed ball of radius eps?"""
         radius = self.radius(p, norm, away)
         return radius > 0 and radius >= eps

@@ -14,7 +14,7 @@ from certify.options import Radius
 from certify.smoothing.attack import Attack
 from certify.smoothing.certify import Budget, Estimate, certify
 from certify.smoothing.noise import Blocks
-from certify.smoothing.radii import Smoothing
+from certify.smoothing.radii import ABSTAIN, Smoothing, convert
 from certify.smoothing.sequential import certify_sequentially
 from certify.smoothing.splitting import Splitting
 from certify.smoothing.store import Ledger, Row
@@ -66,12 +66,14 @@ class Run:
     def attack(self) -> Attack | None:
         """None where there is nothing to attack, or splits, which have no gradient."""
         q = self.question
-        if not q.attack or isinstance(self.noise, Splitting) or not any(r.value > 0 for r in q.radii):
+        attempts = sum(r.value > 0 for r in q.radii)
+        if not q.attack or isinstance(self.noise, Splitting) or not attempts:
             return None
         import torch
 
         graph = self.model.graph.cast(torch.zeros(1, dtype=torch.float32, device=self.device))
-        return Attack(graph, self.network, self.noise, self.blocks, q.budget, self.input_range, self.device)
+        alpha = q.budget.alpha / attempts  # a sample is wrongly falsified with probability alpha at most
+        return Attack(graph, self.network, self.noise, self.blocks, q.budget.n, alpha, self.input_range, self.device)
 
     def go(self, ledger: Ledger) -> Iterator[Row]:
         """The rows that the ledger does not hold yet, each recorded before it is told."""
@@ -121,28 +123,29 @@ class Run:
             return all(sure or not possible for sure, possible in ends)
 
         found = certify_sequentially(votes, q.budget, answered) if q.sequential else certify(votes, q.budget)
+        radius = noise.radius(found.lower, q.norm, away)
+        predicted = found.chosen if radius > 0 else ABSTAIN
         verdicts, fallen = {}, False
         near = noise.grid.places(x, 1 if q.norm == "l1" else 2)[1]
-        for radius in q.radii:  # ascending: what falls in a ball falls in those around it
-            held = noise.certified(found.lower, float(radius), q.norm, away)
-            verdicts[radius.key] = self._verdict(found.predicted, label, held)
-            if verdicts[radius.key] == UNKNOWN and self.attack is not None:
-                fallen = fallen or self.attack.falsifies(places, near, sample, label, (radius.value, q.norm))
-                verdicts[radius.key] = FALSIFIED if fallen else UNKNOWN
-        return found, found.predicted, noise.radius(found.lower, q.norm, away), verdicts
+        for eps in q.radii:  # ascending: what falls in a ball falls in those around it
+            held = noise.certified(found.lower, float(eps), q.norm, away)
+            verdicts[eps.key] = self._verdict(predicted, label, held)
+            if verdicts[eps.key] == UNKNOWN and self.attack is not None:
+                fallen = fallen or self.attack.falsifies(places, near, sample, label, (eps.value, q.norm))
+                verdicts[eps.key] = FALSIFIED if fallen else UNKNOWN
+        return found, predicted, radius, verdicts
 
     def _split(self, position: int) -> tuple[Estimate, int, float, dict[str, str]]:
         """The same for splits, where nothing is estimated."""
-        from certify.smoothing.radii import convert
-
         assert isinstance(self.noise, Splitting)
         q, label = self.question, int(self.data.y[position])
         counts = split_votes(self.network, self.noise, self.noise.places(self.data.x[position]))
         chosen = int(np.argmax(counts))
         radius = convert(self.noise.radius(counts), "l1", q.norm, self.noise.size)
         found = Estimate(chosen, int(counts[chosen]), self.noise.period, float(counts[chosen]) / self.noise.period)
-        verdicts = {r.key: self._verdict(chosen, label, radius >= float(r)) for r in q.radii}
-        return found, chosen, radius, verdicts
+        predicted = chosen if counts[chosen] else ABSTAIN  # no answer was finite
+        verdicts = {r.key: self._verdict(predicted, label, radius >= float(r)) for r in q.radii}
+        return found, predicted, radius, verdicts
 
     def _verdict(self, predicted: int, label: int, held: bool) -> str:
         """A certified wrong class is wrong at every eps; an abstention is open."""

@@ -16,8 +16,8 @@ from certify.smoothing.noise import ESTIMATION
 
 # Draws before the first look; looks then come after a quarter more each time.
 FIRST, GROWTH = 64, 1.25
-# Of the logarithms: sums of three log-gammas of 1e7 at most are off by less than 1e-7.
-SLACK = 1e-6
+# Of the logarithms: sums of log-gammas of n, which are n log n, are off by less than 1e-7 for n = 1e7.
+SLACK, SLACK_A_DRAW = 1e-6, 1e-13
 HALVINGS = 60
 
 
@@ -30,7 +30,7 @@ def log_wealth(p: float, successes: int, n: int) -> float:
 
 def interval(successes: int, n: int, alpha: float) -> tuple[float, float]:
     """The bounds after n draws; with probability 1 - alpha those of all n hold together."""
-    limit = SLACK - math.log(alpha)
+    limit = SLACK + SLACK_A_DRAW * n - math.log(alpha)
     middle = successes / n
 
     def bound(excluded: float) -> float:

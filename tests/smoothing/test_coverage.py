@@ -70,8 +70,8 @@ def undercuts(classifier, seeds, budget):
     radii = []
     for seed in range(seeds):
         found = certify(Sampled(classifier, seed), budget)
-        radii.append(SMOOTHING.radius(found.lower, "l2") if found.predicted == 0 else 0.0)
-        assert found.predicted != 1 or classifier.probability(getattr(classifier, "at", 0.0)) < 0.5
+        radii.append(SMOOTHING.radius(found.lower, "l2") if found.chosen == 0 else 0.0)
+        assert found.chosen != 1 or found.lower <= 0.5 or classifier.probability(getattr(classifier, "at", 0.0)) < 0.5
     return float(np.mean(np.array(radii) > classifier.radius)), float(np.mean(radii))
 
 

@@ -80,8 +80,8 @@ class FastTraining:
 class FreeTraining:
     """mean CE(f(x + delta), y), whose one backward pass moves the weights and delta both (Shafahi et al. 2019).
 
-    The schedule's `replays` is the paper's m: how often each batch is used. delta stays from batch to batch, each step
-    is of length epsilon.
+    The schedule's `replays` is the paper's m: how often each batch is used. delta stays from batch to batch, cut so
+    that x + delta lies in the input range; each step is of length epsilon.
     """
 
     epsilon: float
@@ -96,13 +96,13 @@ class FreeTraining:
             kept = torch.zeros_like(batch.x)
         count = len(batch.x)  # the last batch of an epoch may be smaller
         whole = kept if len(kept) >= count else torch.zeros_like(batch.x)
-        delta = whole[:count].clone().requires_grad_()
+        # The gradient is taken at the cut point, so that pixels at the edge of the range move too.
+        points = (batch.x + whole[:count]).clamp(self.low, self.high).requires_grad_()
 
         def move(slope: torch.Tensor) -> None:
             moved = whole.clone()
-            moved[:count] = (delta.detach() + self.epsilon * slope.sign()).clamp(-self.epsilon, self.epsilon)
+            moved[:count] = (points.detach() - batch.x + self.epsilon * slope.sign()).clamp(-self.epsilon, self.epsilon)
             batch.memory["delta"] = moved
 
-        delta.register_hook(move)  # type: ignore[no-untyped-call]
-        points = (batch.x + delta).clamp(self.low, self.high)
+        points.register_hook(move)  # type: ignore[no-untyped-call]
         return torch.nn.functional.cross_entropy(module(points), batch.y)

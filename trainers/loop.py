@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 from certify.errors import UsageError
 from certify.frontends.torch_export import evaluation
 from certify.trainers.objective import Batch, Objective
-from certify.trainers.schedule import Schedule
+from certify.trainers.schedule import Schedule, augmented
 from certify.trainers.team import ALONE, Team
 
 if TYPE_CHECKING:
     import torch
 
-PADDING = 4  # pixels that a crop may be off (He et al. 2016)
 PIECE = 1000  # samples that are evaluated at once
 
 
@@ -88,8 +87,7 @@ class Trainer:
                 generator = self._generator(number, replay)
                 mine = self.team.share(rows)
                 x = samples.x[mine]
-                if schedule.augment:
-                    x = augmented(x, generator)
+                x = augmented(x, schedule.augment, generator)
                 batch = Batch(x, samples.y[mine], progress, generator, self.memory)
                 loss = self._step(batch, len(mine) / len(rows) if len(mine) < len(rows) else 1 / self.team.size)
                 if not bool(torch.isfinite(loss)):
@@ -188,23 +186,6 @@ class Trainer:
 
 def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
     return [*module.parameters(), *module.buffers()]
-
-
-def augmented(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Each image (B, C, H, W) cropped anew from itself padded by 4 zeros, and flipped with probability one half."""
-    import torch
-
-    count, _, height, width = x.shape
-    wide = torch.nn.functional.pad(x, (PADDING,) * 4)
-
-    def draw(limit: int) -> torch.Tensor:
-        return torch.randint(limit, (count, 1), generator=generator, device=x.device)
-
-    rows = draw(2 * PADDING + 1) + torch.arange(height, device=x.device)
-    columns = draw(2 * PADDING + 1) + torch.arange(width, device=x.device)
-    columns = torch.where(draw(2).bool(), columns.flip(1), columns)
-    each = torch.arange(count, device=x.device)[:, None, None]
-    return wide.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
 def train(module: torch.nn.Module, samples: Samples, objective: Objective, schedule: Schedule, *, seed: int) -> None:

@@ -15,6 +15,7 @@ from certify.trainers.certified import CrownIbp, Ibp
 from certify.trainers.ensemble import Adp, ensemble
 from certify.trainers.expressive import CcIbp, ExpIbp, MtlIbp
 from certify.trainers.mahalanobis import CenterLoss, Mmc, MmLda, centres, with_centres
+from certify.trainers.mart import Mart
 from certify.trainers.noise import GaussianNoise, Macer, NoiseTrades, SmoothAdv
 from certify.trainers.objective import Objective
 from certify.trainers.reverse import ReverseCrossEntropy
@@ -61,6 +62,7 @@ METHODS: Mapping[str, Method] = {
     "fast": Method("one random step (Wong et al. 2020)", FastTraining),
     "free": Method("replayed batches (Shafahi et al. 2019)", FreeTraining),
     "trades": Method("clean loss and KL within the ball (Zhang et al. 2019)", Trades),
+    "mart": Method("KL weighted by the clean sample's doubt (Wang et al. 2020)", Mart),
     "mmc": Method("Max-Mahalanobis centres (Pang et al. 2020), with PGD", Mmc, _centred),
     "mmlda": Method("Max-Mahalanobis LDA (Pang et al. 2018)", MmLda, _centred),
     "center": Method("center loss (Wen et al. 2016)", CenterLoss, _headed),

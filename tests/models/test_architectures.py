@@ -59,6 +59,13 @@ def test_the_interval_initialisation_has_the_stated_variance() -> None:
     assert float(layer.weight.detach().std()) == pytest.approx(math.sqrt(2 * math.pi) / 100, rel=0.01)
 
 
+def test_the_interval_initialisation_leaves_the_last_layer_alone() -> None:
+    torch.manual_seed(0)
+    last = build("mlp", (100,), 10, width=4, init="interval")[-1]
+    assert isinstance(last, nn.Linear)
+    assert float(last.weight.detach().abs().max()) <= 1 / math.sqrt(last.in_features), "torch's uniform weights"
+
+
 def test_the_interval_initialisation_keeps_widths_and_the_default_one_does_not() -> None:
     growth = {}
     for init in ("default", "interval"):

@@ -12,6 +12,7 @@ from certify.errors import UsageError
 from certify.trainers.adversarial import FastTraining, FreeTraining, PgdTraining, other_classes
 from certify.trainers.ascent import ascend, attacked, wrongness
 from certify.trainers.ensemble import Adp, ensemble
+from certify.trainers.mart import Mart
 from certify.trainers.noise import GaussianNoise, Macer, NoiseTrades, SmoothAdv, quantile
 from certify.trainers.objective import Ball, Batch, ramped
 from certify.trainers.reverse import ReverseCrossEntropy
@@ -84,6 +85,17 @@ def test_free_training_moves_delta_by_the_gradient_of_the_same_pass() -> None:
     assert objective(module, given).item() == pytest.approx(softplus(-0.5))
 
 
+def test_free_training_moves_a_pixel_at_the_edge_of_the_range() -> None:
+    """Downhill of label 0 is up: from x = 0 a first step down is cut to 0, and the next one must still move."""
+    given = batch([[0.0]], [1])
+    module, objective = linear(TWO), FreeTraining(0.25)
+    objective(module, given).backward()
+    assert given.memory["delta"].item() == pytest.approx(-0.25)
+    other = Batch(given.x, torch.tensor([0]), 1.0, given.generator, given.memory)
+    objective(module, other).backward()
+    assert given.memory["delta"].item() == pytest.approx(0.25), "0 is the cut start, from which it steps up"
+
+
 def test_free_training_takes_a_smaller_last_batch() -> None:
     given = batch([[0.5], [0.4]], [1, 1])
     module, objective = linear(TWO), FreeTraining(0.25)
@@ -151,6 +163,27 @@ def test_trades_attacks_in_evaluation_mode_and_learns_from_both_sides() -> None:
     divergence(clean, torch.tensor([[0.0, 0.5]])).backward()
     assert clean.grad is not None
     assert float(clean.grad.abs().max()) > 0.01
+
+
+def test_mart_by_hand() -> None:
+    """x' = 0.25, the near end: q_y = sigmoid(0.5), the rival 1 - q_y; p_y = sigmoid(1)."""
+    p, q = 1 / (1 + math.exp(-1.0)), 1 / (1 + math.exp(-0.5))
+    kl = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    expected = -math.log(q) - math.log(1.0001 - (1 - q)) + 6 * kl * (1 - p)
+    objective = Mart(0.25, steps=20, step=0.1)
+    assert objective(linear(TWO), batch([[0.5]], [1])).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_mart_takes_the_strongest_rival_and_learns_from_both_sides() -> None:
+    module = linear([[0.0], [0.0], [0.0]], [0.0, 1.0, 2.0])
+    loss = Mart(0.0)(module, batch([[0.5]], [0]))
+    chances = torch.tensor([0.0, 1.0, 2.0]).softmax(0)
+    assert loss.item() == pytest.approx(-math.log(chances[0]) - math.log(1.0001 - chances[2].item()), rel=1e-4)
+    modes = []
+    watched = linear(TWO).train()
+    watched[0].register_forward_hook(lambda layer, *_: modes.append(layer.training))  # type: ignore[index]
+    Mart(0.25, steps=4)(watched, batch([[0.5]], [1])).backward()
+    assert modes == [False] * 4 + [True] * 2, "four steps, then f(x) and f(x')"
 
 
 def test_reverse_cross_entropy_by_hand() -> None:

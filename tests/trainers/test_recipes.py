@@ -8,10 +8,10 @@ import torch
 from certify.errors import UsageError
 from certify.models.architectures import mlp
 from certify.models.registry import ARCHITECTURES, INITIALISATIONS
+from certify.trainers.certified import Ibp
 from certify.trainers.loop import Samples, accuracy, train
 from certify.trainers.methods import METHODS, make_objective, takes
 from certify.trainers.recipe import pick_recipe, read_recipe, shipped
-from certify.trainers.sabr import Sabr
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))
@@ -49,20 +49,20 @@ def test_every_method_learns_two_clouds(method: str) -> None:
 
 
 def test_epochs_become_fractions_and_the_radius_of_training_follows_the_ratio() -> None:
-    recipe = read_recipe(shipped()["mnist-sabr-0.1"], "x", [("schedule.epochs", 140)])
+    recipe = read_recipe(shipped()["mnist-ibp-0.1"], "x", [("schedule.epochs", 140)])
     objective = recipe.make((0.0, 1.0))
-    assert isinstance(objective, Sabr)
+    assert isinstance(objective, Ibp)
     assert objective.epsilon == 0.2
     assert objective.ramp == (0.0, pytest.approx(20 / 70)), "twice the epochs stretch the recipe"
     assert recipe.schedule.decay_at == pytest.approx((50 / 70, 60 / 70))
-    set_too = read_recipe(shipped()["mnist-sabr-0.1"], "x", [("schedule.epochs", 140), ("objective.ramp", [0, 70])])
+    set_too = read_recipe(shipped()["mnist-ibp-0.1"], "x", [("schedule.epochs", 140), ("objective.ramp", [0, 70])])
     assert set_too.objective["ramp"] == [0.0, 0.5]
 
 
 def test_the_nearest_radius_is_picked() -> None:
     assert pick_recipe("mnist", "sabr", "0.25")[0] == "mnist-sabr-0.3"
     assert pick_recipe("mnist", "sabr", "0.05")[0] == "mnist-sabr-0.1"
-    assert "defaults" in pick_recipe("cifar10", "sabr", "2/255")[0]
+    assert "defaults" in pick_recipe("cifar10", "crown-ibp", "2/255")[0]
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ from certify.models.registry import build
 from certify.trainers.adversarial import FreeTraining, PgdTraining
 from certify.trainers.bounds import interval_margins, intervals, live
 from certify.trainers.certified import Ibp
-from certify.trainers.loop import Samples, Trainer, accuracy, augmented, train
+from certify.trainers.loop import Samples, Trainer, accuracy, train
 from certify.trainers.mahalanobis import CenterLoss
 from certify.trainers.objective import Objective
-from certify.trainers.schedule import Schedule
+from certify.trainers.schedule import Schedule, augmented
 from certify.trainers.standard import Standard
 
 
@@ -66,7 +66,7 @@ MODES: dict[str, tuple[Any, dict[str, Any]]] = {
     "standard, ema": (Standard(), {"average": "ema"}),
     "pgd, sgd, swa, augmented": (
         PgdTraining(0.1, steps=2),
-        {"optimizer": "sgd", "average": "swa", "average_from": 0.2, "augment": True},
+        {"optimizer": "sgd", "average": "swa", "average_from": 0.2, "augment": "zeros4"},
     ),
     "ibp with BatchNorm": (Ibp(0.05, regularise=0.5), {"l1": 1e-4}),
     "free": (FreeTraining(0.1), {"replays": 3, "rate": "cyclic"}),
@@ -116,6 +116,8 @@ def test_a_diverging_training_names_epoch_and_batch() -> None:
 def test_the_rates_of_all_schedules() -> None:
     step = Schedule(10, learning_rate=1.0, decay_at=(0.5, 0.75))
     assert [step.rate_at(p) for p in (0.0, 0.49, 0.5, 0.8)] == pytest.approx([1.0, 1.0, 0.1, 0.01])
+    fifths = Schedule(10, learning_rate=1.0, decay_at=(0.5, 0.75), decay=0.2)
+    assert [fifths.rate_at(p) for p in (0.49, 0.5, 0.8)] == pytest.approx([1.0, 0.2, 0.04])
     cyclic = Schedule(10, learning_rate=1.0, rate="cyclic", peak_at=0.5)
     assert [cyclic.rate_at(p) for p in (0.0, 0.25, 0.5, 0.75)] == pytest.approx([0.0, 0.5, 1.0, 0.5])
     cosine = Schedule(10, learning_rate=1.0, rate="cosine")
@@ -128,6 +130,7 @@ def test_the_rates_of_all_schedules() -> None:
         ({"optimizer": "lion"}, "adam, sgd"),
         ({"rate": "warm"}, "step, cyclic, cosine"),
         ({"average": "mean"}, "ema, swa"),
+        ({"augment": "flip"}, "zeros4, edge2"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"learning_rate": float("nan")}, "positive"),
     ],
@@ -156,19 +159,23 @@ def test_a_last_batch_of_one_is_no_batch() -> None:
     train(module, samples, Standard(), Schedule(1, batch_size=20), seed=0)  # 41 = 20 + 21
 
 
-def test_augmented_images_are_crops_and_flips_of_themselves() -> None:
+@pytest.mark.parametrize(
+    ("how", "padding", "kind", "least"), [("zeros4", 4, "constant", 80), ("edge2", 2, "replicate", 40)]
+)
+def test_augmented_images_are_crops_and_flips_of_themselves(how: str, padding: int, kind: str, least: int) -> None:
     x = torch.arange(1.0, 65.0).reshape(1, 1, 8, 8).repeat(200, 1, 1, 1)
-    moved = augmented(x, torch.Generator().manual_seed(0))
-    wide = nn.functional.pad(x[:1], (4,) * 4)[0, 0]
+    moved = augmented(x, how, torch.Generator().manual_seed(0))
+    wide = nn.functional.pad(x[:1], (padding,) * 4, kind)[0, 0]
     windows = {
         tuple(view[i : i + 8, j : j + 8].flatten().tolist())
         for view in (wide, wide.flip(1))
-        for i in range(9)
-        for j in range(9)
+        for i in range(2 * padding + 1)
+        for j in range(2 * padding + 1)
     }
     found = {tuple(image.flatten().tolist()) for image in moved}
     assert found <= windows
-    assert len(found) > 80
+    assert len(found) > least
+    assert augmented(x, "none", torch.Generator()) is x
 
 
 def test_centres_of_the_center_loss_move_as_the_paper_says() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -59,20 +60,33 @@ class Planes:
 
 def planes(root: Root) -> Planes | None:
     """Planes of the free neurons that matter most at the root: as many as a few passes pay for."""
-    known, region = root.known, root.known.region
-    inputs = region.lower.shape[1]
-    work = products(known.graph)
-    parts: list[tuple[Tensor, ...]] = []
-    for start, chosen in _relevant(root, min(PASSES * work, MOST) // (2 * inputs)).items():
+    inputs = root.known.region.lower.shape[1]
+    parts = []
+    for start, chosen in _relevant(root, min(PASSES * products(root.known.graph), MOST) // (2 * inputs)).items():
         for first in range(0, len(chosen), CHUNK):
             place = chosen[first : first + CHUNK]
-            for sign in (1, -1):
-                found = plane(known, unit_form(known, start, root.problem.free[start][None, place], sign))
-                marks = torch.full_like(place, start), place, torch.full_like(place, sign)
-                parts.append((found.coeff[0], found.constant[0], *marks))
+            parts += [(torch.full_like(place, start), place, torch.full_like(place, sign)) for sign in (1, -1)]
     if not parts:
         return None
-    coeff, constant, start_of, neuron, signs = (torch.cat(column) for column in zip(*parts, strict=True))
+    start_of, neuron, signs = (torch.cat(column) for column in zip(*parts, strict=True))
+    return planes_of(root, start_of, neuron, signs)
+
+
+def planes_of(root: Root, start: Tensor, neuron: Tensor, sign: Tensor) -> Planes:
+    """The planes of M (neuron, sign) pairs, those of one node and sign side by side."""
+    known, region = root.known, root.known.region
+    inputs = region.lower.shape[1]
+    marks = torch.stack([start, sign])
+    breaks = torch.nonzero((marks[:, 1:] != marks[:, :-1]).any(dim=0))[:, 0] + 1
+    ends = [0, *breaks.tolist(), len(start)]
+    parts = []
+    for first, end in pairwise(ends):
+        node, side = int(start[first]), int(sign[first])
+        for at in range(first, end, CHUNK):
+            place = neuron[at : min(at + CHUNK, end)]
+            found = plane(known, unit_form(known, node, root.problem.free[node][None, place], side))
+            parts.append((found.coeff[0], found.constant[0]))
+    coeff, constant = (torch.cat(column) for column in zip(*parts, strict=True))
     narrow = root.problem.region
     small = coeff.to(narrow.lower.dtype)
     sizes, reaches = (
@@ -80,8 +94,8 @@ def planes(root: Root) -> Planes | None:
         for x in (0.5 * (region.upper - region.lower), region.lower.abs().maximum(region.upper.abs()))
     )
     points = minimiser(small, narrow)
-    most = max(LEAST, work // (2 * inputs))
-    return Planes(coeff, constant, small, points, sizes, reaches, start_of, neuron, signs, most)
+    most = max(LEAST, products(known.graph) // (2 * inputs))
+    return Planes(coeff, constant, small, points, sizes, reaches, start, neuron, sign, most)
 
 
 def _relevant(root: Root, count: int) -> dict[int, Tensor]:

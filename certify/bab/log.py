@@ -7,7 +7,7 @@ are joined when the certificate is written.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,22 @@ class _Entries:
 
 
 Caps = tuple[Index, Index, Index, Numbers, Numbers]  # entry, unit, place (K,), multiplier (K,), shares (K, n_0)
+
+
+@dataclass(frozen=True, eq=False)
+class Pages:
+    """What the log of a part of a search says, as a value to be sent: count nodes, numbered on their own, those that
+    the part began with first.
+    """
+
+    count: int
+    owner: Index
+    entries_made: int
+    splits: tuple[_Splits, ...]
+    entries: tuple[_Entries, ...]
+    sharpenings: tuple[tuple[Index, Index, Numbers], ...]
+    caps: tuple[Caps, ...]
+    full: bool
 
 
 @dataclass
@@ -108,7 +124,10 @@ class Log:
             unit = np.full(len(kept), number[node])
             values = to_numpy(e[row, column]).astype(np.float32)
             self.caps.append((to_numpy(row) + self.entries_made, unit, to_numpy(place), values, kept))
-        if sum(cap[4].nbytes for cap in self.caps) > MOST_BYTES:
+        self._bound_memory()
+
+    def _bound_memory(self) -> None:
+        if self.full or sum(cap[4].nbytes for cap in self.caps) > MOST_BYTES:
             self.full = True
             self.caps.clear()
 
@@ -124,6 +143,36 @@ class Log:
     def sharpen(self, entry: Index, plane: Index, beta: Numbers) -> None:
         """Intervals cut by planes under the half-spaces of entries."""
         self.sharpenings.append((entry, plane, beta))
+
+    def pages(self) -> Pages:
+        """All that it says so far."""
+        return Pages(
+            self.count,
+            np.concatenate(self.owner),
+            self.entries_made,
+            tuple(self.splits),
+            tuple(self.entries),
+            tuple(self.sharpenings),
+            tuple(self.caps),
+            self.full,
+        )
+
+    def adopt(self, pages: Pages, nodes: Index) -> Index:
+        """Go on below `nodes`, where a part of the search began, with what its pages say; all its nodes' numbers."""
+        number = np.concatenate([nodes, self.count + np.arange(pages.count - len(nodes))])
+        before = self.entries_made
+        splits = [replace(s, node=number[s.node], child=number[s.child]) for s in pages.splits]
+        entries = [replace(e, node=number[e.node]) for e in pages.entries]
+        self.owner.append(pages.owner[len(nodes) :])
+        self.count += pages.count - len(nodes)
+        self.entries_made += pages.entries_made
+        self.splits += splits
+        self.entries += entries
+        self.sharpenings += [(entry + before, plane, beta) for entry, plane, beta in pages.sharpenings]
+        self.caps += [(entry + before, *rest) for entry, *rest in pages.caps]  # type: ignore[misc]
+        self.full |= pages.full
+        self._bound_memory()
+        return number
 
     def numbers(self, tree: int, nodes: Sequence[int]) -> tuple[int, Index]:
         """(polytope, nodes) of this log for nodes of one of its `trees`."""

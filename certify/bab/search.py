@@ -70,7 +70,7 @@ class SearchOptions:
 class Tree:
     """A search that can go on. closed: the lowest bound of what is closed; stuck: of what nothing can split. width,
     most: subproblems of the next step, and of any. lifted: have planes above ReLUs been tried? earlier: the trees of
-    polytopes that were excluded before.
+    polytopes that were excluded before. lent: what goes on elsewhere (certify.bab.subtree), by the loans' numbers.
     """
 
     root: Root
@@ -94,6 +94,8 @@ class Tree:
     gear: int = 0
     sharpened: int = 0
     settled: int = 0
+    lent: dict[int, Subproblems] = field(default_factory=dict)
+    loans: int = 0
 
     @staticmethod
     def plant(root: Root, replay: Replay, options: SearchOptions | None = None) -> Tree:
@@ -108,7 +110,7 @@ class Tree:
 
     @property
     def open(self) -> bool:
-        """Is there anything left to do?"""
+        """Is there anything left to do here?"""
         return self.witness is None and len(self.pool) > 0
 
     def proof(self) -> CaseProof | None:
@@ -132,9 +134,18 @@ class Tree:
             lower = torch.full_like(sub.lower, -math.inf)
             self.pool.push(replace(sub, boxes=boxes, lower=lower, node=torch.full_like(sub.node, node)))
 
+    def restore(self, loan: int) -> None:
+        """What was lent is as open as it was; whatever comes of the loan is not taken any more."""
+        subs = self.lent.get(loan)
+        if subs is not None:
+            self.pool.push(subs)
+            del self.lent[loan]
+
     def result(self) -> SearchResult:
-        lower = min(self.closed, self.stuck, self.pool.lower)
-        return SearchResult(lower, self.witness, self.subproblems, len(self.pool) + self.left)
+        away = min((float(subs.lower.min()) for subs in self.lent.values()), default=math.inf)
+        lower = min(self.closed, self.stuck, self.pool.lower, away)
+        left = len(self.pool) + self.left + sum(map(len, self.lent.values()))
+        return SearchResult(lower, self.witness, self.subproblems, left)
 
 
 def grow(tree: Tree, deadline: float) -> SearchResult:
@@ -142,26 +153,31 @@ def grow(tree: Tree, deadline: float) -> SearchResult:
 
     May be called again for more.
     """
-    tree.deadline = deadline
-    with torch.no_grad():
-        while tree.open and time.monotonic() < deadline:
-            begin, lowest = time.monotonic(), tree.pool.lower
-            if tree.subproblems >= PLANES_AFTER and not tree.asked:
-                tree.asked, tree.planes = True, planes(tree.root)
-                if tree.planes is not None:
-                    tree.log.use(*(to_numpy(p) for p in (tree.planes.start, tree.planes.neuron, tree.planes.sign)))
-            if tree.subproblems >= LIFT_AFTER and not tree.lifted:
-                tree.lifted = True
-                _lift(tree)
-            if tree.open:
-                _step(tree, tree.width)
-            tree.gear = 0 if tree.pool.lower > lowest else (tree.gear + 1) % len(GEARS)
-            spent = time.monotonic() - begin
-            if spent < STEP_SECONDS:
-                tree.width = min(2 * tree.width, tree.most)
-            elif spent > 2 * STEP_SECONDS:
-                tree.width = max(tree.width // 2, tree.options.smallest)
+    while tree.open and time.monotonic() < deadline:
+        advance(tree, deadline)
     return tree.result()
+
+
+@torch.no_grad()
+def advance(tree: Tree, deadline: float) -> None:
+    """One step of a tree that is open."""
+    tree.deadline = deadline
+    begin, lowest = time.monotonic(), tree.pool.lower
+    if tree.subproblems >= PLANES_AFTER and not tree.asked:
+        tree.asked, tree.planes = True, planes(tree.root)
+        if tree.planes is not None:
+            tree.log.use(*(to_numpy(p) for p in (tree.planes.start, tree.planes.neuron, tree.planes.sign)))
+    if tree.subproblems >= LIFT_AFTER and not tree.lifted:
+        tree.lifted = True
+        _lift(tree)
+    if tree.open:
+        _step(tree, tree.width)
+    tree.gear = 0 if tree.pool.lower > lowest else (tree.gear + 1) % len(GEARS)
+    spent = time.monotonic() - begin
+    if spent < STEP_SECONDS:
+        tree.width = min(2 * tree.width, tree.most)
+    elif spent > 2 * STEP_SECONDS:
+        tree.width = max(tree.width // 2, tree.options.smallest)
 
 
 def _lift(tree: Tree) -> None:
@@ -169,6 +185,8 @@ def _lift(tree: Tree) -> None:
     root = framed(tree.root)
     if root is None:
         return
+    for loan in tuple(tree.lent):
+        tree.restore(loan)
     tree.root, first = root, root.subproblems
     subs = tree.pool.pop(len(tree.pool))
     tree.pool.push(subs)

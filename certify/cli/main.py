@@ -19,6 +19,7 @@ from certify.cli.distance import distance
 from certify.cli.doctor import doctor
 from certify.cli.gate import gate
 from certify.cli.models import models
+from certify.cli.report import report
 from certify.cli.run import run
 from certify.cli.smooth import smooth
 from certify.cli.train import train
@@ -38,6 +39,7 @@ Examples:
   certify doctor net.onnx
   certify vnnlib net.onnx prop.vnnlib --timeout 60 --result-file out.txt
   certify check results
+  certify report runs/mine
   certify train --data mnist --method sabr --eps 0.1 --arch cnn5 --out runs/sabr
 
 \b
@@ -116,6 +118,7 @@ def cli(debug: bool) -> None:
 
 cli.add_command(run)
 cli.add_command(gate)
+cli.add_command(report)
 cli.add_command(vnnlib)
 cli.add_command(check)
 cli.add_command(doctor)

@@ -26,7 +26,7 @@ def document(report: Report) -> dict[str, Any]:
     """The report as JSON values: what `certify run --json` prints. Infinite margins are null."""
     return {
         **_identity(report),
-        "brackets": [_bracket(b) for b in report.brackets.values()],
+        "brackets": [bracket_document(b) for b in report.brackets.values()],
         "results": [
             {name: _finite(value) for name, value in row(report, result).items()}
             | {"seconds": result.outcome.seconds, "witness": result.witness_file}
@@ -62,7 +62,7 @@ def write_files(report: Report, told: Mapping[str, Any]) -> None:
     write_atomically(report.out / "results.csv", csv)
     write_atomically_with(report.out / "results.parquet", lambda path: frame.to_parquet(path, index=False))
     manifest = _identity(report) | {
-        "brackets": [_bracket(b) for b in report.brackets.values()],
+        "brackets": [bracket_document(b) for b in report.brackets.values()],
         **{name: told[name] for name in kept},
     }
     write_atomically(report.out / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
@@ -125,7 +125,7 @@ def _identity(report: Report) -> dict[str, Any]:
     }
 
 
-def _bracket(b: Bracket) -> dict[str, Any]:
+def bracket_document(b: Bracket) -> dict[str, Any]:
     """Counts and rates of these samples; beside them, never merged, the population's intervals."""
     bounds = {"clean": b.clean, "attacked": b.attacked, "certified": b.certified}
     return {

@@ -79,9 +79,9 @@ def _load(
     drop_softmax: bool,
 ) -> Model:
     proto = prepare(source)
-    notes = _choose_ends(proto)
+    notes = choose_ends(proto)
     proto = prepend(proto, proto.graph.input[0].name, before.mean, before.std, before.layout)
-    form = _input_form(proto)
+    form = input_form(proto)
     state = lower_nodes(proto, opset_of(proto, source.name), form.name, form.full, form.core)
     result = state.tensors.get(proto.graph.output[0].name)
     dropped = isinstance(result, FinalSoftmax)
@@ -134,7 +134,7 @@ def _precision(proto: Any, dtype: np.dtype[Any]) -> np.dtype[Any]:
     return min([dtype, *(FLOATS[k] for k in kinds if k in FLOATS)], key=lambda kind: kind.itemsize)
 
 
-def _choose_ends(proto: Any) -> list[str]:
+def choose_ends(proto: Any) -> list[str]:
     """Leave one input and one output in the model, if it is clear which; notes say what was left out."""
     graph = proto.graph
     if graph.sparse_initializer:
@@ -178,7 +178,7 @@ def _depends(proto: Any, output: str, inputs: set[str]) -> bool:
     return any(inputs.intersection(node.input) for node in needed_nodes(proto, {output}))
 
 
-def _input_form(proto: Any) -> InputForm:
+def input_form(proto: Any) -> InputForm:
     """Shape and dtype of the input; a first axis that is 1, 0 or dynamic is the batch."""
     declared = proto.graph.input[0]
     name, kind = declared.name, declared.type.tensor_type

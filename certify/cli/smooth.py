@@ -14,7 +14,7 @@ import click
 
 from certify.cli.codes import INTERRUPTED, UNDECIDED
 from certify.cli.console import open_console
-from certify.errors import UsageError
+from certify.errors import UnsupportedOps, UsageError
 from certify.options import LAYOUTS, NORMS, Radius, parse_eps, parse_floats, parse_ids, parse_range
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ EPILOG = """
 Examples:
   certify smooth models/digits_cnn.onnx --sigma 0.25 --samples 50
   certify smooth net.onnx --sigma 0.25 --data cifar10 --eps 2/255 --norm linf --sequential
-  certify smooth net.onnx --sigma 0.25 --data cifar10 --noise splitting --norm l1
+  certify smooth net.onnx --sigma 0.25 --data cifar10 --noise splitting
   certify smooth net.onnx --sigma 0.25 --limit --eps 8/255
 
 \b
@@ -51,7 +51,9 @@ Exit codes: 0 the run ended; 2 usage; 4 every sample abstained; 5 no samples; 13
 )
 @click.option("--noise", type=click.Choice(["gaussian", "uniform", "splitting"]), default="gaussian", show_default=True)
 @click.option("--eps", help="Also answer: certified at this radius? 2/255, 0.03 or a list.")
-@click.option("--norm", type=click.Choice(NORMS), help="Of eps and radii.  [default: the noise's own: l2, else l1]")
+@click.option(
+    "--norm", type=click.Choice(NORMS), help="Of eps and radii.  [default: the noise's own: l2, else l1; --limit: linf]"
+)
 @click.option("--n0", type=int, default=100, show_default=True, help="Draws that choose the class.")
 @click.option(
     "--n", type=int, default=100_000, show_default=True, help="Draws that estimate it; a limit if sequential."
@@ -90,13 +92,15 @@ def smooth(model: str, **options: Any) -> None:
     if not options["sigma"] > 0 or options["sigma"] == float("inf"):
         raise UsageError(f"--sigma {options['sigma']}: give a standard deviation above 0, such as 0.25")
     radii = () if options["eps"] is None else parse_eps(options["eps"])
-    norm = options["norm"] or ("l2" if options["noise"] == "gaussian" else "l1")
+    norm = options["norm"] or ("linf" if options["limit"] else "l2" if options["noise"] == "gaussian" else "l1")
+    if options["limit"] and norm != "linf":
+        raise UsageError(f"--limit is about linf balls, not {norm}")
     budget = Budget(options["n0"], options["n"], options["alpha"])
     if options["resume"] and options["out"] is None:
         raise UsageError("--resume needs --out, the folder of the run to go on with")
     given, network = _network(model, options)
     if options["limit"]:
-        _tell_limit(network, options["sigma"], budget.best, radii if norm == "linf" else ())
+        _tell_limit(network, options["sigma"], budget.best, radii)
         return
     from certify.smoothing.run import Question
 
@@ -111,6 +115,8 @@ def smooth(model: str, **options: Any) -> None:
 
 def _network(model: str, options: dict[str, Any]) -> tuple[Preprocessing, Model]:
     from certify.api import Preprocessing, load_model
+    from certify.frontends.opaque import load_opaque
+    from certify.model import Before
 
     mean, std, input_range = options["mean"], options["std"], options["input_range"]
     given = Preprocessing(
@@ -119,7 +125,10 @@ def _network(model: str, options: dict[str, Any]) -> tuple[Preprocessing, Model]
         options["layout"],
         None if input_range is None else parse_range(input_range),
     )
-    return given, load_model(model, given)
+    try:
+        return given, load_model(model, given)
+    except UnsupportedOps:
+        return given, load_opaque(model, Before(given.mean, given.std, given.layout))
 
 
 def _run(network: Model, given: Preprocessing, question: Any, options: dict[str, Any]) -> Run:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from certify.frontends.opaque import is_opaque
 from certify.options import Radius
 from certify.smoothing.attack import Attack
 from certify.smoothing.certify import Budget, Estimate, certify
@@ -64,10 +65,10 @@ class Run:
 
     @cached_property
     def attack(self) -> Attack | None:
-        """None where there is nothing to attack, or splits, which have no gradient."""
+        """None where there is nothing to attack, or splits or an opaque network, which have no gradient."""
         q = self.question
         attempts = sum(r.value > 0 for r in q.radii)
-        if not q.attack or isinstance(self.noise, Splitting) or not attempts:
+        if not q.attack or isinstance(self.noise, Splitting) or not attempts or is_opaque(self.model):
             return None
         import torch
 

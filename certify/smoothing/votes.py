@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certify.errors import ModelError
+from certify.frontends.opaque import is_opaque
 from certify.smoothing.certify import Counts
 from certify.smoothing.grid import Float32
 from certify.smoothing.noise import Blocks, Noise
@@ -63,6 +64,8 @@ class Network:
                 f"{single}its answers change with what else is in the batch (a constant Reshape does that)"
             )
         if device != "cpu":
+            if is_opaque(model):
+                raise ModelError(f"{model.source}: only onnxruntime knows its ops; give --device cpu")
             return Network(_on_torch(model, device), classes, _rows(model, _free_on(device), GPU_BATCH), ahead=True)
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return Network(

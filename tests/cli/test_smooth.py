@@ -204,7 +204,7 @@ def test_the_table_says_what_it_is_about(linear, out):
 
 
 def test_limit_tells_what_is_in_reach(linear):
-    found = call(linear / "net.onnx", "--sigma", "0.2", "--limit", "--eps", "0.1,0.5,90", "--norm", "linf")
+    found = call(linear / "net.onnx", "--sigma", "0.2", "--limit", "--eps", "0.1,0.5,90")
     assert found.exit_code == 0, found.output
     assert f"{0.2 / np.sqrt(2 * 4 * 0.1):.6g}" in found.output
     assert "eps 0.1 is" not in found.output
@@ -232,6 +232,7 @@ def test_an_eps_out_of_reach_is_told_in_a_run(linear, out):
         (("--eps", "-1"), "negative"),
         (("--noise", "splitting"), "grid"),
         (("--resume",), "--out"),
+        (("--limit", "--norm", "l2"), "linf"),
         (("--ids", "99"), "99"),
         (("--seed", "-1"), "seed"),
         (("--device", "tpu9"), "device"),
@@ -243,6 +244,105 @@ def test_what_cannot_be_used_is_said(linear, extra, message, tmp_path, monkeypat
     assert found.exit_code == 2, found.output
     assert message in found.output
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_is_not_gone_on_with_behind_another_normalisation(linear, out):
+    """The file is the same, the network that is smoothed is not: its rows must not be mixed."""
+    smooth(linear, "--out", out, "--samples", "2")
+    other = call(
+        linear / "net.onnx", "--data", linear / "data.npz", *QUICK, "--samples", "2", "--out", out, "--resume",
+        "--mean", "0.5", "--std", "0.5",
+    )  # fmt: skip
+    assert other.exit_code == 2
+    assert "network was" in other.output
+
+
+def test_noise_comes_before_the_normalisation(linear, tmp_path):
+    """(x - 0.5) / 2 before the network, weights to undo it: the same votes in raw units, whatever the eps."""
+    model = onnx.load(linear / "net.onnx")
+    values = {t.name: t for t in model.graph.initializer}
+    weight, bias = (numpy_helper.to_array(values[name]) for name in ("W", "b"))
+    undone = {"W": 2 * weight, "b": bias + 0.5 * weight.sum(axis=0)}
+    for name, value in undone.items():
+        values[name].CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
+    (tmp_path / "undone").mkdir()
+    onnx.save(model, tmp_path / "undone" / "net.onnx")
+    np.savez(tmp_path / "undone" / "data.npz", **np.load(linear / "data.npz"))
+    plain = smooth(linear, "--out", tmp_path / "a")
+    behind = smooth(tmp_path / "undone", "--out", tmp_path / "b", "--mean", "0.5", "--std", "2")
+    for a, b in zip(plain["results"], behind["results"], strict=True):
+        assert abs(a["successes"] - b["successes"]) <= 2  # the last bits of the outputs differ
+        assert a["radius"] == pytest.approx(b["radius"], abs=2e-3)
+
+
+def test_what_lies_farther_from_the_grid_than_its_radius_is_no_class_s(linear, out, monkeypatch):
+    from certify.smoothing.grid import Grid
+
+    places = Grid.places
+    monkeypatch.setattr(Grid, "places", lambda self, x, order: (places(self, x, order)[0], 10.0))
+    document = smooth_or_undecided(linear, "--out", out, "--eps", "0.1", "--no-attack")
+    for row in document["results"]:
+        assert (row["predicted"], row["radius"], row["verdicts"]) == (-1, 0, {"1/10": "unknown"})
+    assert document["smoothed_accuracy"] == 0
+
+
+def smooth_or_undecided(linear, *arguments):
+    found = call(linear / "net.onnx", "--data", linear / "data.npz", *QUICK, "--json", *arguments)
+    assert found.exit_code in (0, 4), found.output
+    return json.loads(found.output)
+
+
+def test_the_attacks_of_a_sample_share_its_failure_probability(linear, out, monkeypatch):
+    from certify.smoothing import attack
+
+    seen = []
+    predict = attack.predict
+
+    def watched(votes, n, alpha, purpose):
+        seen.append(alpha)
+        return predict(votes, n, alpha, purpose)
+
+    monkeypatch.setattr(attack, "predict", watched)
+    smooth(linear, "--out", out, "--eps", "0.3,0.4,0.5,0.6")
+    assert set(seen) == {0.001 / 4}
+
+
+def test_the_best_of_sequential_draws_is_told(linear, tmp_path):
+    """All of 2,000 draws for one class: fixed n certifies up to 0.5404, the sequential bound up to 0.5070."""
+    for extra, told in ((), False), (("--sequential",), True):
+        document = smooth(linear, "--out", tmp_path / str(told), "--eps", "0.52", "--no-attack", *extra)
+        assert any("out of reach" in note for note in document["notes"]) is told
+
+
+@pytest.fixture
+def odd(linear):
+    """A network with an op in its middle that no bound knows: y -> y softmax(y), which keeps the best class."""
+    model = onnx.load(linear / "net.onnx")
+    last = model.graph.node[-1]
+    name = model.graph.output[0].name
+    last.output[0] = "logits"
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Softmax", ["logits"], ["soft"], axis=-1),
+            onnx.helper.make_node("Exp", ["soft"], ["raised"]),
+            onnx.helper.make_node("Mul", ["raised", "soft"], [name]),
+        ]
+    )
+    (linear / "odd").mkdir()
+    onnx.save(model, linear / "odd" / "net.onnx")
+    np.savez(linear / "odd" / "data.npz", **np.load(linear / "data.npz"))
+    return linear / "odd"
+
+
+def test_a_network_that_only_onnxruntime_knows_is_smoothed(linear, odd, tmp_path):
+    plain = smooth(linear, "--eps", "0.1,0.5", "--no-attack", "--out", tmp_path / "a")
+    document = smooth(odd, "--eps", "0.1,0.5", "--out", tmp_path / "b")
+    for a, b in zip(plain["results"], document["results"], strict=True):
+        assert abs(a["successes"] - b["successes"]) <= 2
+    assert any("onnxruntime alone" in note for note in document["notes"])
+    assert not any(bracket["falsified"] for bracket in document["brackets"])
+    refused = call(odd / "net.onnx", "--data", odd / "data.npz", *QUICK, "--device", "cuda")
+    assert refused.exit_code == 2
 
 
 def test_a_fixed_batch_is_refused(linear):

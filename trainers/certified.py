@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from certify.errors import UsageError
-from certify.trainers.bounds import Live, crown_margins, interval_margins, intervals, live, steadiness, worst_loss
+from certify.trainers.bounds import (
+    Live,
+    crown_margins,
+    fused_loss,
+    interval_margins,
+    intervals,
+    live,
+    steadiness,
+    worst_loss,
+)
 from certify.trainers.objective import Ball, Batch, ramped
 
 if TYPE_CHECKING:
@@ -80,16 +89,20 @@ class Ibp(Certified):
 class CrownIbp(Certified):
     """As IBP, the margins (1 - b) of intervals and b of one CROWN pass, b from 1 to 0 (Zhang et al. 2020).
 
-    crown: b at both ends of the ramp.
+    crown: b at both ends of the ramp. fusion: the losses are mixed instead of the margins, CROWN's is bounded as one
+    function (Xu et al. 2020), for one row of the pass instead of one for each class.
     """
 
     crown: tuple[float, float] = (1.0, 0.0)
+    fusion: bool = False
 
     def robust(self, now: Live, batch: Batch, ball: Ball, points: torch.Tensor) -> torch.Tensor:
         """The worst cross-entropy by the mixed margins; both are bounds, and so is their mean."""
         known = intervals(now.graph, *ball.box(batch.x))
         share = self.crown[0] + (self.crown[1] - self.crown[0]) * ramped(batch.progress, self.ramp)
-        margins = (1 - share) * interval_margins(known, batch.y)
-        if share > 0:
-            margins = margins + share * crown_margins(known, batch.y)
-        return worst_loss(margins, batch.y)
+        bounded = interval_margins(known, batch.y)
+        if share == 0:
+            return worst_loss(bounded, batch.y)
+        if self.fusion:
+            return (1 - share) * worst_loss(bounded, batch.y) + share * fused_loss(known, batch.y)
+        return worst_loss((1 - share) * bounded + share * crown_margins(known, batch.y), batch.y)

@@ -18,6 +18,7 @@ from certify.models.architectures import mlp
 from certify.models.registry import build
 from certify.trainers.bounds import (
     crown_margins,
+    fused_loss,
     interval_margins,
     intervals,
     live,
@@ -69,6 +70,31 @@ def test_crown_margins_are_bounds_and_tighter_in_the_mean() -> None:
         logits = module(moved)
         margins = logits.gather(1, given.y[:, None]) - logits
         assert all(bool((margins >= found - 1e-9).all()) for found in both)
+
+
+@pytest.mark.parametrize("radius", [0.0, 1e-6, 0.02, 0.1])
+def test_the_fused_loss_is_above_every_loss_of_the_ball(radius: float) -> None:
+    module, given = network().eval(), batch()
+    lower, upper = given.x - radius, given.x + radius
+    known = intervals(live(module, given.x).graph, lower, upper)
+    fused = fused_loss(known, given.y)
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(100):
+        corner = lower + (upper - lower) * torch.rand(lower.shape, generator=generator, dtype=torch.float64).round()
+        assert nn.functional.cross_entropy(module(corner), given.y) <= fused + 1e-9
+    assert fused <= worst_loss(interval_margins(known, given.y), given.y) + 1e-3, "intervals are much looser"
+    if radius < 1e-3:
+        torch.testing.assert_close(fused, nn.functional.cross_entropy(module(given.x), given.y), rtol=1e-3, atol=1e-4)
+
+
+def test_the_fused_loss_by_hand() -> None:
+    """d = z_0 - z_1 = -2x over x = 0.5 +- 0.25, label 1: affine, so its chord ends at the worst point, d = -0.5."""
+    layer = nn.Linear(1, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[-1.0], [1.0]]))
+    x, y = torch.tensor([[0.5]]), torch.tensor([1])
+    known = intervals(live(nn.Sequential(layer), x).graph, x - 0.25, x + 0.25)
+    assert fused_loss(known, y).item() == pytest.approx(math.log1p(math.exp(-0.5)), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["cnn3", "cnn5", "resnet18", "wrn28-10"])
@@ -136,7 +162,7 @@ def test_ibp_by_hand() -> None:
     module = nn.Sequential(layer)
     given = Batch(torch.tensor([[0.5]]), torch.tensor([1]), 1.0, torch.Generator())
     clean, worst = math.log1p(math.exp(-1.0)), math.log1p(math.exp(-0.5))
-    for objective in (Ibp(0.25), CrownIbp(0.25)):
+    for objective in (Ibp(0.25), CrownIbp(0.25), CrownIbp(0.25, crown=(1.0, 0.5), fusion=True)):
         assert objective(module, given).item() == pytest.approx(0.5 * clean + 0.5 * worst, rel=1e-5)
     # At the end of PGD, x' = 0.25, too, all of them agree.
     for objective in (Sabr(0.25), MtlIbp(0.25), CcIbp(0.25), ExpIbp(0.25)):

@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("certify.runner",),
     ("certify.curve",),
     ("certify.report", "certify.gate", "certify.gate_baseline", "certify.gate_decision"),
-    ("certify.api", "certify.training", "certify.zoo"),
+    ("certify.api", "certify.training", "certify.zoo", "certify.serve"),
     ("certify.cli",),
     ("certify", "certify.__main__"),
 )

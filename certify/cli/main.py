@@ -21,6 +21,7 @@ from certify.cli.gate import gate
 from certify.cli.models import models
 from certify.cli.report import report
 from certify.cli.run import run
+from certify.cli.serve import serve
 from certify.cli.smooth import smooth
 from certify.cli.train import train
 from certify.cli.vnnlib_command import vnnlib
@@ -119,6 +120,7 @@ def cli(debug: bool) -> None:
 cli.add_command(run)
 cli.add_command(gate)
 cli.add_command(report)
+cli.add_command(serve)
 cli.add_command(vnnlib)
 cli.add_command(check)
 cli.add_command(doctor)

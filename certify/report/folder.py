@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from certify.disk import disk
 from certify.errors import DiskError, UsageError
 from certify.options import Radius, parse_eps
+from certify.report.accounting import Bracket, bracket
 from certify.report.result import Report
 from certify.run_folder import DATABASE
 from certify.store import SCHEMA_VERSION, SampleResult, Store
@@ -50,6 +51,26 @@ class Folder:
 
 
 @dataclass(frozen=True, eq=False)
+class Outline:
+    """How a run stands, without its samples: what `certify serve` asks again and again."""
+
+    report: Report
+    brackets: tuple[Bracket, ...]
+    alarms: bool
+    running: bool
+
+    @property
+    def done(self) -> int:
+        """(sample, eps) pairs that have a result."""
+        return self.total - sum(b.pending for b in self.brackets)
+
+    @property
+    def total(self) -> int:
+        """All of its (sample, eps) pairs."""
+        return sum(b.n for b in self.brackets)
+
+
+@dataclass(frozen=True, eq=False)
 class Shown:
     """A witness as it is stored: x, the network's outputs y, and the clean input that it lies near, if that is kept."""
 
@@ -69,22 +90,24 @@ class Shown:
 
 def read_folder(root: Path) -> Folder:
     """The run in a folder; UsageError where there is none that this version reads, DiskError where it is damaged."""
-    if not (root / DATABASE).is_file():
-        raise UsageError(f"{root}: holds no run ({DATABASE} is missing); give the --out folder of certify run")
-    with _reading(root) as (store, database), disk(root / DATABASE, "is it the folder of a run?"):
-        meta = dict(database.execute("SELECT key, value FROM meta"))
-        if meta.get("schema") != str(SCHEMA_VERSION):
-            raise UsageError(
-                f"{root}: result format {meta.get('schema', 'none')}, this version of certify reads {SCHEMA_VERSION}"
-            )
-        stored = database.execute("SELECT id, label, predicted FROM samples ORDER BY position").fetchall()
-        try:
-            samples = tuple(Sample(int(i), int(y), None if p is None else int(p)) for i, y, p in stored)
-            told = _told(root, meta)
-            report = _report(root, store, told, len(samples))
-            return Folder(root, report, samples, told, not report.complete and is_running(root))
-        except (KeyError, ValueError, TypeError, AttributeError, AssertionError) as error:
-            raise DiskError(f"{root}: the run is damaged ({type(error).__name__}: {error})") from error
+    with _reading(root) as (store, database, told):
+        stored = database.execute("SELECT id, label, predicted FROM samples ORDER BY position")
+        samples = tuple(Sample(int(i), int(y), None if p is None else int(p)) for i, y, p in stored)
+        report = _report(root, told, len(samples))
+        results = tuple(store.results(report.radii, witnesses=False))
+        complete = len(results) == len(samples) * len(report.radii)
+        report = replace(report, results=results, alarms=tuple(store.alarms()), complete=complete)
+        return Folder(root, report, samples, told, not complete and is_running(root))
+
+
+def read_outline(root: Path) -> Outline:
+    """How the run in a folder stands; errors as of `read_folder`."""
+    with _reading(root) as (store, database, told):
+        ((n,),) = database.execute("SELECT COUNT(*) FROM samples")
+        report = _report(root, told, n)
+        brackets = tuple(bracket(radius, n, store.counts(radius)) for radius in report.radii)
+        complete = not any(b.pending for b in brackets)
+        return Outline(report, brackets, bool(store.alarms()), not complete and is_running(root))
 
 
 def read_witness(root: Path, result: SampleResult) -> Shown:
@@ -115,8 +138,10 @@ def is_running(root: Path) -> bool:
 
 
 @contextmanager
-def _reading(root: Path) -> Iterator[tuple[Store, sqlite3.Connection]]:
-    """The store, for reading only. What a kill left half-written is undone in a copy, never in the folder."""
+def _reading(root: Path) -> Iterator[tuple[Store, sqlite3.Connection, dict[str, Any]]]:
+    """The store and what the run says of itself. What a kill left half-written is undone in a copy, never in place."""
+    if not (root / DATABASE).is_file():
+        raise UsageError(f"{root}: holds no run ({DATABASE} is missing); give the --out folder of certify run")
     with ExitStack() as stack:
         stack.enter_context(disk(root / DATABASE, "is it the folder of a run?"))
         database = stack.enter_context(closing(_connect(root / DATABASE, "ro")))
@@ -130,7 +155,15 @@ def _reading(root: Path) -> Iterator[tuple[Store, sqlite3.Connection]]:
                 shutil.copyfile(root / name, spare / name)
             database = stack.enter_context(closing(_connect(spare / DATABASE, "rw")))
         database.execute("BEGIN")  # one moment of the run, however many questions
-        yield Store(root, database, None), database
+        meta = dict(database.execute("SELECT key, value FROM meta"))
+        if meta.get("schema") != str(SCHEMA_VERSION):
+            raise UsageError(
+                f"{root}: result format {meta.get('schema', 'none')}, this version of certify reads {SCHEMA_VERSION}"
+            )
+        try:
+            yield Store(root, database, None), database, _told(root, meta)
+        except (KeyError, ValueError, TypeError, AttributeError, AssertionError) as error:
+            raise DiskError(f"{root}: the run is damaged ({type(error).__name__}: {error})") from error
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -168,10 +201,10 @@ def _command(told: Mapping[str, Any]) -> dict[str, Any]:
     return {"--data": told["data"]["source"]} | found
 
 
-def _report(root: Path, store: Store, told: Mapping[str, Any], n: int) -> Report:
+def _report(root: Path, told: Mapping[str, Any], n: int) -> Report:
+    """Without its results."""
     radii: tuple[Radius, ...] = parse_eps([str(eps) for eps in told["eps"]])
     low, high = told["input_range"]
-    results = tuple(store.results(radii, witnesses=False))
     return Report(
         model=str(told["model"]["source"]),
         model_sha256=str(told["model"]["sha256"]),
@@ -181,11 +214,10 @@ def _report(root: Path, store: Store, told: Mapping[str, Any], n: int) -> Report
         radii=radii,
         input_range=(float(low), float(high)),
         n=n,
-        results=results,
+        results=(),
         notes=tuple(map(str, told["notes"])),
-        alarms=tuple(store.alarms()),
         seconds=float(told.get("seconds", 0.0)),
-        complete=len(results) == n * len(radii),
+        complete=False,
         out=root,
         options=dict(told["options"]),
         command=dict(told["command"]),

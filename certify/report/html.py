@@ -50,6 +50,7 @@ GALLERY_BYTES = 4_000_000
 MOST_LOGITS = 10
 MOST_CLASSES = 20  # a larger confusion table is shown as its largest entries
 MOST_PAIRS = 20
+MOST_ROWS = 6  # radii of a run in the list of runs
 NAMES = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1"}
 
 
@@ -100,7 +101,7 @@ def render(folders: Sequence[Folder], *, live: str = "") -> str:
 
 def render_list(rows: Sequence[Mapping[str, Any]], root: str) -> str:
     """The page that lists runs: name, address, title, state, brackets; `certify serve`'s first one."""
-    return _environment().get_template("runs.html").render(rows=rows, root=root, **_shared())
+    return _environment().get_template("runs.html").render(rows=rows, root=root, most=MOST_ROWS, **_shared())
 
 
 def embedded(data: object) -> str:
@@ -124,10 +125,18 @@ def headline(b: Bracket, *, alarms: bool, running: bool) -> tuple[str, str]:
     return ("exact" if b.gap == 0 else "open"), f"{known[0].upper()}{known[1:]}"
 
 
+def policy(*, live: bool) -> str:
+    """What a page may do: run its own script, draw what is inside it, and, served live, ask the server it came from."""
+    digest = base64.b64encode(hashlib.sha256(_asset("page.js").encode()).digest()).decode()
+    asks = "'self'" if live else "'none'"
+    return (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+        f"connect-src {asks}; base-uri 'none'; form-action 'none'"
+    )
+
+
 def _shared() -> dict[str, Any]:
-    style, script = _asset("page.css"), _asset("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return {"style": style, "script": script, "script_hash": f"sha256-{digest}", "version": __version__}
+    return {"style": _asset("page.css"), "script": _asset("page.js"), "policy": policy, "version": __version__}
 
 
 @cache

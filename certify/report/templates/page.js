@@ -278,7 +278,8 @@
 
   // While a run goes on (certify serve): ask how it stands, and take the newer page in when there is one.
   const live = async (address) => {
-    let seen = null, drawn = 0;
+    const list = document.body.dataset.list !== undefined;
+    let seen = null, next = 0;
     for (;;) {
       let state;
       try { state = await (await fetch(address, { cache: "no-store" })).json(); } catch { state = null; }
@@ -287,23 +288,24 @@
         box.hidden = Boolean(state) && !state.running;
         box.textContent = state === null ? "The server does not answer; this is the last that it said." : `Running: ${count(state.done)} of ${count(state.total)} decided. This page follows.`;
       }
-      if (state && seen !== null && state.version !== seen && Date.now() - drawn > 4000) await take();
+      if (state && seen !== null && state.version !== seen && Date.now() > next) await take();
       if (state && seen === null) seen = state.version;
-      if (state && !state.running && state.version === seen) return;
+      if (state && !state.running && state.version === seen && !list) return;
       await new Promise((wake) => setTimeout(wake, 2000));
 
       async function take() {
+        const begin = Date.now();
         try {
           const page = new DOMParser().parseFromString(await (await fetch(location.pathname, { cache: "no-store" })).text(), "text/html");
           const dialog = $("#detail");
           if ((dialog && dialog.open) || $("details[open]")) return; // somebody is reading
           const y = scrollY, focus = document.activeElement && document.activeElement.id;
           $("#main").replaceWith(document.adoptNode($("#main", page)));
-          if (document.body.dataset.list === undefined) start();
+          if (!list) start();
           scrollTo(0, y);
           if (focus) $("#" + CSS.escape(focus))?.focus();
           seen = state.version;
-          drawn = Date.now();
+          next = Date.now() + Math.max(4000, 10 * (Date.now() - begin)); // the run needs the machine more
         } catch { /* the next round tries again */ }
       }
     }

@@ -5,7 +5,6 @@ Nothing is written before model, data and options have been read and fit togethe
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -19,13 +18,14 @@ import numpy as np
 
 from certify.arrays import is_torch, to_numpy
 from certify.errors import DataError, NoSamples, SoundnessError, UsageError
-from certify.executors.choose import Hands
-from certify.options import NORMS, EpsLike, Radius, format_ids, parse_eps, parse_range, parse_seconds, parse_workers
+from certify.executors.choose import Hands, parse_hands
+from certify.fingerprint import fingerprint, options
+from certify.options import NORMS, EpsLike, Radius, parse_eps, parse_range, parse_seconds
 from certify.report.result import Report
 from certify.runner import Enough, Job, Order, Watch
 from certify.runner import run as run_job
+from certify.shards import Shard, check_siblings
 from certify.store import Store
-from certify.version import __version__
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +81,7 @@ class Output:
     budget: seconds for the whole run, None: no limit. witnesses: put them into the report too; a run on disk has
     them in its files. workers, executor: as in certify.executors.choose.Hands. enough: ends the run once it is True of
     the store; None: every sample is decided. command: what the user gave on the command line, kept with the results.
+    shard: the part of the samples that is decided.
     """
 
     out: Path | None = None
@@ -92,6 +93,7 @@ class Output:
     enough: Enough | None = None
     order: Order | None = None
     command: Mapping[str, Any] = field(default_factory=dict)
+    shard: Shard | None = None
 
 
 def load_model(source: Any, preprocessing: Preprocessing, example: Any = None) -> Model:
@@ -182,9 +184,12 @@ def execute(job: Job, given: Preprocessing, output: Output, watch: Watch | None 
     """Run the job into a new or resumed store, and report; with a folder, its files are written. Raises DiskError."""
     parse_seconds(output.budget, option="--budget")
     start = time.monotonic()
-    options = _options(job, given, output)
-    fingerprint = _fingerprint(job, options)
-    samples = [(int(i), int(y)) for i, y in zip(job.data.ids, job.data.y, strict=True)]
+    whole = job.data
+    if output.shard is not None:
+        job = replace(job, data=output.shard.part(whole))
+    chosen = options(job, given, output)
+    asked = fingerprint(job, whole, chosen)
+    samples = _samples(job.data)
     report = Report(
         model=job.model.source,
         model_sha256=job.model.sha256,
@@ -197,15 +202,18 @@ def execute(job: Job, given: Preprocessing, output: Output, watch: Watch | None 
         results=(),
         notes=notes(job, given),
         out=output.out,
-        options=options,
+        options=chosen,
         command=output.command,
     )
     if output.out is None:
-        store = Store.in_memory(fingerprint, samples)
+        store = Store.in_memory(asked, samples)
     elif output.resume:
-        store = Store.resume(output.out, fingerprint, samples)
+        store = Store.resume(output.out, asked, samples)
+    elif output.shard is None:
+        store = Store.create(output.out, asked, samples)
     else:
-        store = Store.create(output.out, fingerprint, samples)
+        check_siblings(output.out, asked)
+        store = Store.create(output.out, asked, samples, _samples(whole))
     with store:
         if job.settings.certificates:
             store.keep_model(job.model.file)
@@ -238,6 +246,10 @@ def execute(job: Job, given: Preprocessing, output: Output, watch: Watch | None 
     return report
 
 
+def _samples(data: Dataset) -> list[tuple[int, int]]:
+    return [(int(i), int(y)) for i, y in zip(data.ids, data.y, strict=True)]
+
+
 def notes(job: Job, given: Preprocessing) -> tuple[str, ...]:
     """What a user should know about the set-up: what import and data say, and eps where the network sees it."""
     found = [*job.model.notes, *job.data.notes]
@@ -260,10 +272,14 @@ def notes(job: Job, given: Preprocessing) -> tuple[str, ...]:
     return tuple(found)
 
 
-def default_out(model: str, radii: Sequence[Radius]) -> Path:
-    """runs/<model>-<eps>-<timestamp>, to the millisecond: jobs are started together."""
+def default_out(model: str, radii: Sequence[Radius], shard: Shard | None = None) -> Path:
+    """runs/<model>-<eps>-<timestamp>, to the millisecond: jobs are started together. Without it for a shard: all of a
+    run's find the same folder, whenever they start.
+    """
     name = re.sub(r"[^A-Za-z0-9._-]", "_", Path(model).name.removesuffix(".gz").removesuffix(".onnx")) or "model"
     eps = "_".join(r.text.replace("/", "of") for r in radii[:3]) + ("_etc" if len(radii) > 3 else "")
+    if shard is not None:
+        return Path("runs") / f"{name}-{eps}"
     now = datetime.now()
     return Path("runs") / f"{name}-{eps}-{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}"
 
@@ -280,7 +296,8 @@ def run(
     budget: float | None = None,
     seed: int = 0,
     device: str = "auto",
-    workers: int | str = 1,
+    workers: int | str | None = None,
+    executor: str = "processes",
     check: bool = True,
     arithmetic: str = "real",
     certificates: bool = False,
@@ -288,18 +305,23 @@ def run(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     out: str | Path | None = None,
+    shard: str | None = None,
     resume: bool = False,
+    enough: Enough | None = None,
 ) -> Report:
     """clean accuracy >= attacked upper bound >= true robust accuracy >= certified lower bound, for N samples.
 
     model: path of an ONNX file, a Model, or a torch module (then data must be arrays). data: (x, y) with x (N, ...)
     raw inputs and y (N,) labels, a name ("digits", "mnist", "cifar10"), a file, or None for what the model's metadata
     name. eps: radius in raw input units, exact: "2/255", 0.03, or a list; norm: "linf", "l2", "l1". samples: take the
-    first so many. timeout: seconds per sample; budget: seconds in total, None for no limit. workers: processes that
-    decide samples side by side, 0 or "auto" for one per core; a script that uses them calls this under
+    first so many. timeout: seconds per sample; budget: seconds in total, None for no limit. workers: so many decide
+    samples side by side, "auto" for one per core or GPU; executor: "processes" of this machine, of which None is 1, or
+    "ray", a cluster's actors, of which None is "auto"; a script that uses processes calls this under
     `if __name__ == "__main__":`. check: verified only where the independent checker accepts a certificate; arithmetic:
     "real", or "float32" for every float32 execution too; certificates: keep them in `out`. out: a new folder for
-    results, None writes nothing. Raises UsageError (ModelError, DataError), NoSamples, SoundnessError.
+    results, None writes nothing; shard: "2/4", the second quarter of the samples, in a folder of its own in `out`.
+    enough: asked after every commit, ends the run once it is True of the store. Raises UsageError (ModelError,
+    DataError), NoSamples, SoundnessError.
 
         report = certify.run("models/digits_cnn.onnx", eps="2/255")
         report.bracket.certified, report.bracket.attacked
@@ -310,7 +332,8 @@ def run(
 
     radii = parse_eps(eps)
     parse_seconds(timeout, option="timeout")
-    processes = parse_workers(workers, option="workers")
+    hands = parse_hands(workers, executor, option="workers")
+    part = None if shard is None else Shard.parse(shard)
     given = Preprocessing(
         None if mean is None else tuple(map(float, mean)),
         None if std is None else tuple(map(float, std)),
@@ -340,7 +363,9 @@ def run(
         certificates=certificates,
     )
     job = make_job(network, dataset, radii, norm, given, settings)
-    report = execute(job, given, Output(None if out is None else Path(out), resume, budget, workers=processes))
+    folder = None if out is None else Path(out) if part is None else part.folder(Path(out))
+    output = Output(folder, resume, budget, workers=hands.workers, executor=hands.executor, enough=enough, shard=part)
+    report = execute(job, given, output)
     if report.alarms:
         kept = f"; the results are in {report.out}" if report.out else ""
         raise SoundnessError(f"{len(report.alarms)} soundness alarm(s), a bug in certify: {report.alarms[0]}{kept}")
@@ -368,42 +393,3 @@ def _numpy(values: Any) -> np.ndarray[Any, Any]:
 def _metadata_range(model: Model) -> tuple[float, float] | None:
     text = model.metadata.get(RANGE_KEY)
     return None if text is None else parse_range(text)
-
-
-def _options(job: Job, given: Preprocessing, output: Output) -> dict[str, Any]:
-    """What the user chose, defaults filled in."""
-    from certify.machine import pick_device
-
-    return {
-        "eps": [r.text for r in job.radii],
-        "norm": job.norm,
-        "ids": format_ids([int(i) for i in job.data.ids]),
-        "input_range": list(job.input_range),
-        "mean": None if given.mean is None else list(given.mean),
-        "std": None if given.std is None else list(given.std),
-        "layout": given.layout,
-        "method": job.settings.method,
-        "timeout": job.settings.timeout,
-        "budget": output.budget,
-        "workers": output.workers,
-        "seed": job.settings.seed,
-        "device": str(pick_device(job.settings.device)),
-        "check": job.settings.check,
-        "arithmetic": job.settings.arithmetic,
-        "trust_solver": job.settings.trust_solver,
-        "certificates": job.settings.certificates,
-    }
-
-
-def _fingerprint(job: Job, options: dict[str, Any]) -> dict[str, Any]:
-    """Everything that results depend on; a resumed run must agree in all of it."""
-    selection = hashlib.sha256(options["ids"].encode())
-    selection.update(np.ascontiguousarray(job.data.x).tobytes() + np.ascontiguousarray(job.data.y).tobytes())
-    free = ("ids", "budget", "device", "workers", "certificates")  # the ids are part of the data's hash
-    return {name: value for name, value in options.items() if name not in free} | {
-        "certify": __version__,
-        "model": job.model.sha256,
-        "network": hashlib.sha256(job.model.onnx_bytes).hexdigest(),  # with the layers that were prepended
-        "data": selection.hexdigest(),
-        "eps": [r.key for r in job.radii],
-    }

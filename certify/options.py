@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -134,16 +133,6 @@ def parse_seconds(value: float | None, *, option: str) -> None:
     """Raises UsageError unless `value` is None or a finite number of seconds > 0."""
     if value is not None and not (math.isfinite(value) and value > 0):
         raise UsageError(f"{option} {value}: give a number of seconds above 0")
-
-
-def parse_workers(given: int | str, *, option: str) -> int:
-    """The number of processes of 4, "4", or, one for each core that this process may use, of 0 and "auto"."""
-    text = str(given).strip()
-    if text not in ("auto", "0"):
-        if re.fullmatch(r"\d{1,4}", text) is None:
-            raise UsageError(f"{option} {given}: give a number of processes, or auto for one per core")
-        return int(text)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parse_ids(text: str) -> tuple[int, ...]:

@@ -272,6 +272,7 @@ def proved_with(radius: Radius, outcome: Outcome, smaller: Mapping[Radius, Outco
             checked=outcome.checked,
             certificate=outcome.certificate,
             certificate_bytes=outcome.certificate_bytes,
+            certificate_file=outcome.certificate_file,
         )
         for eps, earlier in smaller.items()
         if earlier.verdict is Verdict.UNKNOWN

@@ -235,8 +235,12 @@ class Store:
 
     def outcomes(self, position: int, radii: Sequence[Radius]) -> dict[Radius, Outcome]:
         """The recorded outcomes of one sample at these radii, witnesses read back; in the order of `radii`."""
+        return {radius: result.outcome for radius, result in self.sample(position, radii).items()}
+
+    def sample(self, position: int, radii: Sequence[Radius]) -> dict[Radius, SampleResult]:
+        """As `outcomes`, with the files."""
         rows = {row[4]: row for row in self._query(f"{_SELECT} WHERE r.position = ?", (position,))}
-        return {r: self._result(rows[r.key], r, True).outcome for r in radii if r.key in rows}
+        return {r: self._result(rows[r.key], r, True) for r in radii if r.key in rows}
 
     def counts(self, eps: Radius) -> dict[tuple[Verdict, bool], int]:
         """(verdict, stage is "clean") -> number of samples at `eps`."""
@@ -255,7 +259,11 @@ class Store:
 
     def alarms(self) -> list[str]:
         """Texts of all soundness alarms of the run."""
-        return [str(t) for (t,) in self._query("SELECT text FROM alarms ORDER BY position, eps")]
+        return [text for _, _, text in self.alarm_rows()]
+
+    def alarm_rows(self) -> list[tuple[int, str, str]]:
+        """(position, eps key, text) of all soundness alarms."""
+        return [(int(p), str(e), str(t)) for p, e, t in self._query("SELECT * FROM alarms ORDER BY position, eps")]
 
     def results(self, radii: Sequence[Radius], *, witnesses: bool = True) -> Iterator[SampleResult]:
         """All results, sample by sample, each sample's in the order of `radii`; `witnesses`: read them back."""

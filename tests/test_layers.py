@@ -33,8 +33,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("certify.runner",),
     ("certify.curve",),
     ("certify.report", "certify.gate", "certify.gate_baseline", "certify.gate_decision"),
-    ("certify.api", "certify.training", "certify.zoo", "certify.serve"),
-    ("certify.cli",),
+    ("certify.shards",),
+    ("certify.api", "certify.fingerprint", "certify.merge", "certify.training", "certify.zoo", "certify.serve"),
+    ("certify.cli", "certify.pytest_plugin"),
     ("certify", "certify.__main__"),
 )
 RANK = {prefix: rank for rank, layer in enumerate(LAYERS) for prefix in layer}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certify.errors import UsageError
-from certify.options import format_ids, parse_eps, parse_floats, parse_ids, parse_range, parse_seconds, parse_workers
+from certify.options import format_ids, parse_eps, parse_floats, parse_ids, parse_range, parse_seconds
 
 
 @pytest.mark.parametrize(
@@ -110,11 +110,3 @@ def test_bad_ids_are_refused(text: str) -> None:
 def test_seconds_must_be_positive_and_finite(seconds: float) -> None:
     with pytest.raises(UsageError, match="--timeout"):
         parse_seconds(seconds, option="--timeout")
-
-
-def test_workers_are_a_number_or_one_per_core() -> None:
-    assert [parse_workers(w, option="--workers") for w in (1, "7", " 2 ")] == [1, 7, 2]
-    assert parse_workers("auto", option="--workers") == parse_workers(0, option="--workers") >= 1
-    for bad in ("", "-1", "1.5", "many", -3):
-        with pytest.raises(UsageError, match=r"--workers .*give a number of processes, or auto"):
-            parse_workers(bad, option="--workers")

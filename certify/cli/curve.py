@@ -40,8 +40,8 @@ Exit codes: as certify run.
 # The options of `certify run` that make sense here.
 _SHARED = (
     "model", "norm", "data", "data_dir", "download", "split", "samples", "start", "end", "ids", "mean", "std", "layout",
-    "input_range", "method", "timeout", "budget", "seed", "device", "workers", "check", "arithmetic", "trust_solver",
-    "certificates", "out", "resume", "as_json",
+    "input_range", "method", "timeout", "budget", "seed", "device", "workers", "executor", "shard",
+    "check", "arithmetic", "trust_solver", "certificates", "out", "resume", "as_json",
 )  # fmt: skip
 
 

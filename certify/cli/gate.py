@@ -43,7 +43,7 @@ Exit codes:
 """
 
 # What belongs to one call and not into a file.
-_NOT_IN_FILES = ("resume", "json", "ids", "start", "end")
+_NOT_IN_FILES = ("resume", "json", "ids", "start", "end", "shard")
 _PATHS = ("model", "data", "data-dir", "out", "baseline", *OUTPUTS)
 
 

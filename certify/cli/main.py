@@ -18,6 +18,7 @@ from certify.cli.curve import curve
 from certify.cli.distance import distance
 from certify.cli.doctor import doctor
 from certify.cli.gate import gate
+from certify.cli.merge import merge
 from certify.cli.models import models
 from certify.cli.report import report
 from certify.cli.run import run
@@ -121,6 +122,7 @@ cli.add_command(run)
 cli.add_command(gate)
 cli.add_command(report)
 cli.add_command(serve)
+cli.add_command(merge)
 cli.add_command(vnnlib)
 cli.add_command(check)
 cli.add_command(doctor)

@@ -13,8 +13,9 @@ import click
 
 from certify.cli.codes import ALARM, GATES, INTERRUPTED, UNDECIDED
 from certify.cli.console import open_console
-from certify.cli.gating import check_gate, gate_options, open_gate, show_gate, write_gate
+from certify.cli.gating import CONDITIONS, check_gate, gate_options, open_gate, show_gate, write_gate
 from certify.cli.given import given_options
+from certify.cli.hands import hands, hands_options
 from certify.cli.proofs import proof_options, proof_settings
 from certify.errors import UsageError
 from certify.options import (
@@ -26,7 +27,6 @@ from certify.options import (
     parse_ids,
     parse_range,
     parse_seconds,
-    parse_workers,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ Examples:
   certify run net.onnx --data cifar10 --eps 2/255 --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26
   certify run net.onnx --data my.npz --eps 1/255,2/255,4/255 --out runs/mine --resume
   certify run net.onnx --data mnist --eps 0.1 --workers auto
+  certify run net.onnx --data mnist --eps 0.1 --shard 2/8 --out runs/mnist; certify merge runs/whole runs/mnist/*
 
 \b
 What is written (to --out): results.sqlite while running; at the end manifest.json, results.csv, results.parquet;
@@ -99,13 +100,7 @@ class Display:
 @click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1; auto takes CUDA if there."
 )
-@click.option(
-    "--workers",
-    default="1",
-    show_default=True,
-    metavar="N",
-    help="Processes that decide samples side by side, one thread each; 0 or auto: one per core.",
-)
+@hands_options
 @proof_options
 @click.option(
     "--certificates",
@@ -127,6 +122,8 @@ def run(model: str, **options: Any) -> None:
     from certify.api import execute
 
     check_gate(options)
+    if options["shard"] is not None and any(options[name] is not None for name in (*CONDITIONS, "baseline")):
+        raise UsageError("a gate is about all samples: certify merge the shards, then certify gate --resume --out DIR")
     job, given, output = prepare(model, options)
     display = Display(options["as_json"], options["quiet"])
     out = output.out
@@ -159,11 +156,13 @@ def run(model: str, **options: Any) -> None:
 def prepare(model: str, options: dict[str, Any]) -> tuple[Job, Preprocessing, Output]:
     """Cheap checks first, then the model, then the data; nothing is written here."""
     from certify.api import Output, Preprocessing, default_out, load_data, load_model, make_job
+    from certify.shards import Shard
 
     radii = parse_eps(options["eps"])
     parse_seconds(options["timeout"], option="--timeout")
     parse_seconds(options["budget"], option="--budget")
-    workers = parse_workers(options["workers"], option="--workers")
+    who = hands(options)
+    shard = None if options["shard"] is None else Shard.parse(options["shard"])
     if options["resume"] and options["out"] is None:
         raise UsageError("--resume needs --out, the folder of the run to go on with")
     mean, std, input_range = options["mean"], options["std"], options["input_range"]
@@ -186,9 +185,17 @@ def prepare(model: str, options: dict[str, Any]) -> tuple[Job, Preprocessing, Ou
         **proof_settings(options),
     )
     job = make_job(network, load_data(selection, network, given), radii, options["norm"], given, settings)
-    out = default_out(model, radii) if options["out"] is None else Path(options["out"])
-    command = given_options(click.get_current_context())
-    output = Output(out, options["resume"], options["budget"], witnesses=False, workers=workers, command=command)
+    out = default_out(model, radii, shard) if options["out"] is None else Path(options["out"])
+    output = Output(
+        out if shard is None else shard.folder(out),
+        options["resume"],
+        options["budget"],
+        witnesses=False,
+        workers=who.workers,
+        executor=who.executor,
+        command=given_options(click.get_current_context()),
+        shard=shard,
+    )
     return job, given, output
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -25,10 +26,19 @@ class Hands:
     executor: str = "processes"
 
 
+def parse_hands(workers: int | str | None, executor: str, *, option: str) -> Hands:
+    """None: one process, or all of a cluster; 0 and "auto": one per core or GPU. Raises UsageError."""
+    if executor not in EXECUTORS:
+        raise UsageError(f"executor {executor!r} is not known; choose one of {', '.join(EXECUTORS)}")
+    given = (1 if executor == "processes" else 0) if workers is None else workers
+    text = "0" if str(given).strip() == "auto" else str(given).strip()
+    if re.fullmatch(r"\d{1,4}", text) is None:
+        raise UsageError(f"{option} {workers}: give a number of workers, or auto for one per core or GPU")
+    return Hands(int(text), executor)
+
+
 def executor(hands: Hands, work: Callable[[T], R], device: str) -> AbstractContextManager[Executor[T, R] | None]:
     """To be entered; None where this process shall do the work. device: as in certify.settings."""
-    if hands.executor not in EXECUTORS:
-        raise UsageError(f"executor {hands.executor!r} is not known; choose one of {', '.join(EXECUTORS)}")
     if hands.executor == "ray":
         if ":" in device:
             raise UsageError(f"--device {device} names a GPU of one machine; --executor ray takes auto, cpu or cuda")

@@ -222,9 +222,9 @@ def test_an_out_that_cannot_be_written(linear: Path, exact: ModuleType) -> None:
 
 def test_a_full_disk_keeps_what_was_committed(linear: Path, exact: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     import certify.disk
-    import certify.store
+    import certify.run_folder
 
-    original, count = certify.store.write_atomically, 0
+    original, count = certify.run_folder.write_atomically, 0
 
     def full(path: Path, content: bytes) -> None:
         nonlocal count
@@ -234,7 +234,7 @@ def test_a_full_disk_keeps_what_was_committed(linear: Path, exact: ModuleType, m
                 raise OSError(28, "No space left on device")
         original(path, content)
 
-    monkeypatch.setattr(certify.store, "write_atomically", full)
+    monkeypatch.setattr(certify.run_folder, "write_atomically", full)
     result = run(linear, "--eps", "0.3", "--out", linear / "out")
     assert result.exit_code == 2
     assert "No space left on device" in result.stderr

@@ -71,6 +71,13 @@ def test_a_process_has_one_thread_and_leaves_interrupts_to_its_parent() -> None:
     assert {name: os.environ.get(name) for name in THREADS} == before
 
 
+def test_every_process_sees_its_own_gpu() -> None:
+    with Crew(WORK, 3, ("4", "7")) as crew:
+        crew.hire(3)
+        seen = answers(crew, [partial(os.getenv, "CUDA_VISIBLE_DEVICES") for _ in range(3)])
+    assert sorted(w for w in seen) == ["4", "4", "7"]
+
+
 def test_a_process_may_be_given_more_threads() -> None:
     with Crew(WORK, 1) as crew:
         asked = partial(torch.get_num_threads)

@@ -92,19 +92,20 @@ def make_gate(conditions: Conditions, baseline: Baseline | None, job: Job, *, al
     return Gate(conditions, baseline, all_samples)
 
 
-def enough(gate: Gate, job: Job) -> Enough | None:
+def enough(gate: Gate, radii: Sequence[Radius]) -> Enough | None:
     """True of a store from which the outcome follows, whatever becomes of the samples left; None: never asked."""
     if gate.all_samples:
         return None
-    ids = [int(i) for i in job.data.ids]
+
+    ids: list[int] = []  # read once: it is asked after every commit
 
     def settled(store: Store) -> bool:
-        # The samples by name only where a baseline asks for them: this is asked after every commit.
+        if not ids:
+            ids.extend(i for i, _ in store.samples())
         if gate.baseline is None:
-            counts = {r: _by_verdict(store.counts(r)) for r in job.radii}
-            tallies = _tallies(counts, len(ids))
+            tallies = _tallies({r: _by_verdict(store.counts(r)) for r in radii}, len(ids))
         else:
-            tallies = _compared(gate.baseline, {r: store.verdicts(r) for r in job.radii}, ids)
+            tallies = _compared(gate.baseline, {r: store.verdicts(r) for r in radii}, ids)
         return len(combined(possible(gate.conditions, t) for t in tallies.values())) == 1
 
     return settled

@@ -132,7 +132,7 @@ def run(model: str, **options: Any) -> None:
     if gate is not None:
         from certify.gate_decision import decide, enough
 
-        output = replace(output, enough=enough(gate, job))
+        output = replace(output, enough=enough(gate, job.radii))
     try:
         with _progress(display) as watch:
             report = execute(job, given, output, watch)

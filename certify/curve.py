@@ -14,16 +14,15 @@ What comes of it is what a run over all the radii comes to, up to time limits: o
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from certify.options import Radius
 from certify.property import Case, Polytope
-from certify.runner import Job, Means, Progress, decide_at, property_of
+from certify.runner import Job, Means, Progress, against_smaller, decide_at, property_of
 from certify.store import Row, Store, certificate_path
-from certify.verdict import Outcome, Verdict, as_error
+from certify.verdict import Outcome, Verdict, as_error, examine
 
 
 @dataclass
@@ -72,7 +71,9 @@ class _Curve:
         self.job, self.store, self.means = job, store, means
         self.replayer = Replayer(job.model)
         self.rivals: dict[int, tuple[Polytope, ...]] = {}
-        self.open = _begun(job, store)
+        self.open: dict[int, Bisection] = {p: Bisection(len(job.radii)) for p in store.predictions()}
+        self.counts: list[Counter[tuple[Verdict, bool]]] = [Counter() for _ in job.radii]
+        self._take_up()
 
     def go(self) -> bool:
         """Rounds of decisions until no sample asks for another; False if the deadline came first."""
@@ -109,44 +110,51 @@ class _Curve:
 
     def _entry(self, position: int, index: int, outcome: Outcome, alarm: str) -> Entry:
         """What the outcome at one radius says about the others; the bisection moves."""
-        state = self.open[position]
+        state, radii = self.open[position], self.job.radii
+        smaller = {radii[k]: before for k, before in sorted(state.tried.items()) if k < index}
+        outcome, contradiction = against_smaller(radii[index], outcome, smaller)
+        alarm = alarm or contradiction
+        if outcome.verdict is Verdict.VERIFIED:
+            entry = self._proved(position, index, outcome, alarm)
+            state.low = index
+            return entry
         if outcome.verdict is Verdict.FALSIFIED:
             return self._fallen(position, index, outcome, alarm)
-        if outcome.verdict is Verdict.VERIFIED:
-            rows = {index: outcome}
-            covered = self._covered(position, index, outcome)
-            for k in range(state.low + 1, index):
-                if (before := state.tried.get(k)) is None or before.verdict is Verdict.UNKNOWN:
-                    rows[k] = covered
-            state.low = index
-            return Entry(rows, alarm)
         state.tried[index] = outcome
         return Entry({index: outcome}, alarm)
 
-    def _covered(self, position: int, index: int, outcome: Outcome) -> Outcome:
-        """A proof's outcome at smaller radii: its bound holds in every part of its ball, and its file proves them."""
-        radius = self.job.radii[index]
+    def _proved(self, position: int, index: int, outcome: Outcome, alarm: str) -> Entry:
+        """A proof at smaller radii: its bound holds in every part of its ball, and its certificate proves them."""
+        radius, state = self.job.radii[index], self.open[position]
         kept = outcome.certificate is not None and self.store.root is not None
-        file = certificate_path(int(self.job.data.ids[position]), radius) if kept else ""
-        reason = f"the proof of eps {radius}"
-        return Outcome(
+        told = Outcome(
             Verdict.VERIFIED,
             outcome.stage,
-            reason,
+            f"the proof of eps {radius}",
             outcome.lower,
             checked=outcome.checked,
             certificate_bytes=outcome.certificate_bytes,
-            certificate_file=file,
+            certificate_file=certificate_path(int(self.job.data.ids[position]), radius) if kept else "",
         )
+        rows = {index: outcome}
+        for k in range(state.low + 1, index):
+            before = state.tried.get(k)
+            if before is None:
+                rows[k] = told
+            elif before.verdict is Verdict.UNKNOWN:
+                rows[k], text = examine(replace(told, upper=before.upper, seconds=before.seconds))
+                alarm = alarm or text
+        return Entry(rows, alarm)
 
     def _fallen(self, position: int, index: int, outcome: Outcome, alarm: str) -> Entry:
         """A witness at larger radii, and moved into smaller balls as far as it stays one."""
         state, radius, witness = self.open[position], self.job.radii[index], outcome.witness
         assert witness is not None
         x = witness.x.astype(self.replayer.dtype)
-        reason = f"the witness of eps {radius}"
-        told = Outcome(Verdict.FALSIFIED, outcome.stage, reason, upper=outcome.upper, witness=witness)
-        rows = {index: outcome} | {k: told for k in range(index + 1, state.high) if _may_turn(state.tried.get(k))}
+        told = Outcome(
+            Verdict.FALSIFIED, outcome.stage, f"the witness of eps {radius}", upper=outcome.upper, witness=witness
+        )
+        found = dict.fromkeys(range(index + 1, state.high), told)
         lowest = index
         for k in range(index - 1, -1, -1):
             replay = self.replayer.replay(x, self._case(position, k))
@@ -155,11 +163,16 @@ class _Curve:
             if k <= state.low:
                 text = f"the witness of eps {radius} lies in the ball of {self.job.radii[k]}, which was proved safe"
                 state.tried[index] = as_error(outcome, f"soundness alarm: {text}")
-                where = f"sample {self.job.data.ids[position]}, eps {radius}: {text}"
-                return Entry({index: state.tried[index]}, alarm or where)
+                return Entry({index: state.tried[index]}, text)
             lowest = k
-            if _may_turn(state.tried.get(k)):
-                rows[k] = replace(told, upper=replay.margin, witness=replay.witness)
+            found[k] = replace(told, upper=replay.margin, witness=replay.witness)
+        rows = {index: outcome}
+        for k, one in found.items():
+            before = state.tried.get(k)
+            if before is None:
+                rows[k] = one
+            elif before.verdict is Verdict.UNKNOWN:  # an error stays one
+                rows[k] = replace(one, lower=before.lower, seconds=before.seconds)
         state.high = lowest
         return Entry(rows, alarm)
 
@@ -168,64 +181,61 @@ class _Curve:
         radii = self.job.radii
         rows: list[Row] = []
         revised: list[Row] = []
+        alarms: list[tuple[int, str, str]] = []
+        changed: set[int] = set()
         for position, entry in entries.items():
             tried = self.open[position].tried
             for k, outcome in entry.rows.items():
                 again = k in tried and k != index
                 (revised if again else rows).append(Row(position, radii[k], outcome))
-        alarms = [
-            (position, radii[index].key, self._named(position, radii[index], entry.alarm))
-            for position, entry in entries.items()
-            if entry.alarm
-        ]
+                if again:
+                    self.counts[k][Verdict.UNKNOWN, False] -= 1
+                    tried[k] = outcome
+                self.counts[k][outcome.verdict, False] += 1
+                changed.add(k)
+            if entry.alarm:
+                text = f"sample {self.job.data.ids[position]}, eps {radii[index]}: {entry.alarm}"
+                alarms.append((position, radii[index].key, text))
         self.store.record(rows, alarms, revised)
-        self._tell({row.eps for row in (*rows, *revised)})
-
-    def _named(self, position: int, radius: Radius, text: str) -> str:
-        return f"sample {self.job.data.ids[position]}, eps {radius}: {text}"
+        self._tell(changed)
 
     def _fill(self) -> None:
         """Results for the radii between two undecided ones."""
-        radii, rows = self.job.radii, []
+        radii = self.job.radii
+        rows: list[Row] = []
         for position, state in self.open.items():
             for k, below, above in state.between():
                 reason = f"not tried: undecided at eps {radii[below]} and at eps {radii[above]}"
-                lower, upper = state.tried[above].lower, state.tried[below].upper
-                stage = state.tried[above].stage
-                rows.append(Row(position, radii[k], Outcome(Verdict.UNKNOWN, stage, reason, lower, upper)))
-                state.tried[k] = rows[-1].outcome
+                first, last = state.tried[below], state.tried[above]
+                outcome = Outcome(Verdict.UNKNOWN, last.stage, reason, last.lower, first.upper)
+                rows.append(Row(position, radii[k], outcome))
+                state.tried[k] = outcome
+                self.counts[k][Verdict.UNKNOWN, False] += 1
         if rows:
             self.store.record(rows)
-            self._tell({row.eps for row in rows})
+            self._tell(set(range(len(radii))))
 
-    def _tell(self, radii: set[Radius]) -> None:
-        for radius in sorted(radii):
-            counts = self.store.counts(radius)
-            self.means.tell(Progress(radius, sum(counts.values()), len(self.job.data.y), counts))
+    def _tell(self, changed: set[int]) -> None:
+        for k in sorted(changed):
+            counts = dict(+self.counts[k])
+            self.means.tell(Progress(self.job.radii[k], sum(counts.values()), len(self.job.data.y), counts))
 
     def _case(self, position: int, index: int) -> Case:
         (case,) = property_of(self.job, position, self.job.radii[index], self.rivals).cases
         return case
 
-
-def _may_turn(before: Outcome | None) -> bool:
-    """May a result come here: none is there yet, or an `unknown`? An error stays one."""
-    return before is None or before.verdict is Verdict.UNKNOWN
-
-
-def _begun(job: Job, store: Store) -> dict[int, Bisection]:
-    """Where each sample stands by what the store holds; those that the clean stage has ended have no part."""
-    places = {int(i): position for position, i in enumerate(job.data.ids)}
-    ranks = {radius: rank for rank, radius in enumerate(job.radii)}
-    states = {position: Bisection(len(job.radii)) for position in store.predictions()}
-    for result in store.results(job.radii, witnesses=False):
-        state, rank = states.get(places[result.id]), ranks[result.eps]
-        if state is None:
-            continue
-        if result.outcome.verdict is Verdict.VERIFIED:
-            state.low = max(state.low, rank)
-        elif result.outcome.verdict is Verdict.FALSIFIED:
-            state.high = min(state.high, rank)
-        else:
-            state.tried[rank] = result.outcome
-    return states
+    def _take_up(self) -> None:
+        """Where each sample stands by what the store holds."""
+        places = {int(i): position for position, i in enumerate(self.job.data.ids)}
+        ranks = {radius: rank for rank, radius in enumerate(self.job.radii)}
+        for result in self.store.results(self.job.radii, witnesses=False):
+            outcome, rank, state = result.outcome, ranks[result.eps], self.open.get(places[result.id])
+            self.counts[rank][outcome.verdict, outcome.stage == "clean"] += 1
+            if state is None:  # its clean input could not run
+                continue
+            if outcome.verdict is Verdict.VERIFIED:
+                state.low = max(state.low, rank)
+            elif outcome.verdict is Verdict.FALSIFIED:
+                state.high = min(state.high, rank)
+            else:
+                state.tried[rank] = outcome

@@ -1,4 +1,4 @@
-# make demo       certify a shipped model on shipped data (creates .venv on the first call)
+# make demo       certify shipped models on shipped data (creates .venv on the first call)
 # make test       the test suite without the tests marked long
 # make test-long  the tests marked long
 # make bench      the ratios of PERFORMANCE.md
@@ -21,6 +21,7 @@ JOBS ?= 2
 
 DEMO_MODEL := models/digits_cnn_robust.onnx
 DEMO_EPS := 4/255,16/255
+DEMO_NOISE_MODEL := models/digits_cnn_noise.onnx
 
 .PHONY: demo test test-long bench docs pictures models check install dev clean
 
@@ -30,6 +31,7 @@ DEV := $(VENV)/.installed-dev
 
 demo: $(CORE)
 	$(BIN)/certify run $(DEMO_MODEL) --eps $(DEMO_EPS)
+	$(BIN)/certify smooth $(DEMO_NOISE_MODEL) --sigma 0.25 --eps 0.25 --sequential --samples 100
 
 test: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)

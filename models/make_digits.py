@@ -25,6 +25,7 @@ from certify.models.manifest import FOLDER, Row, digest, write_rows
 from certify.trainers.certified import Ibp
 from certify.trainers.export import export_onnx
 from certify.trainers.loop import Samples, accuracy, train
+from certify.trainers.noise import GaussianNoise
 from certify.trainers.objective import Objective
 from certify.trainers.schedule import Schedule
 from certify.trainers.standard import Standard
@@ -75,6 +76,14 @@ ENTRIES = (
         Ibp(0.08),
         Schedule(epochs=60, batch_size=32),
         "0.08",
+    ),
+    Entry(
+        "digits_cnn_noise.onnx",
+        "cnn 8-16, hidden 64",
+        "Gaussian noise of sigma 0.25 (Cohen et al. 2019), 120 epochs",
+        lambda: cnn(INPUT_SHAPE, CLASSES, (8, 16), 64),
+        GaussianNoise(0.25),
+        Schedule(epochs=120),
     ),
 )
 

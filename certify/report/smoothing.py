@@ -86,6 +86,8 @@ class Smoothed:
         found = [*self.run.model.notes, *self.run.data.notes]
         if not isinstance(noise, Smoothing):
             return tuple(found)
+        if q.sequential and q.radii:
+            found.append("draws end once eps is answered: radii, curve and average are lower than without --sequential")
         n, alpha = q.budget.n, q.budget.alpha
         most = noise.radius(interval(n, n, alpha)[0] if q.sequential else q.budget.best, q.norm)
         for eps in q.radii:

@@ -30,12 +30,16 @@ RULES = {
     "unknown": "Neither a proof nor a witness was found.",
     "error": "The sample could not be run.",
 }
+_RULES = list(RULES)
 _SEVERITY = ("error", "warning", "note")
+
+Place = dict[str, str]  # an artifactLocation
 
 
 def sarif(report: Report, decision: Decision) -> bytes:
     """The whole file."""
-    results = [*_gate(report, decision), *_samples(report, decision)]
+    place = _place(report.model)
+    results = [*_gate(report, decision, place), *_samples(report, decision, place)]
     results.sort(key=lambda result: _SEVERITY.index(result["level"]))
     left_out = len(results) - MOST_RESULTS
     invocation: dict[str, Any] = {"executionSuccessful": not report.alarms}
@@ -53,23 +57,24 @@ def sarif(report: Report, decision: Decision) -> bytes:
             }
         },
         # One category a model and question, or code scanning would close the alerts of one gate with another's.
-        "automationDetails": {"id": f"certify/{_place(report.model)['uri']}/{report.norm}/"},
+        "automationDetails": {"id": f"certify/{place['uri']}/{report.norm}/"},
         "invocations": [invocation],
-        "artifacts": [{"location": _place(report.model), "hashes": {"sha-256": report.model_sha256}}],
+        "artifacts": [{"location": place, "hashes": {"sha-256": report.model_sha256}}],
         "results": results[:MOST_RESULTS],
     }
     content = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
-    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
+    return (json.dumps(content, allow_nan=False) + "\n").encode()
 
 
-def _gate(report: Report, decision: Decision) -> Iterator[dict[str, Any]]:
+def _gate(report: Report, decision: Decision, place: Place) -> Iterator[dict[str, Any]]:
     for f in decision.findings:
         if f.ruling is not Ruling.MET:
             level = "error" if f.ruling is Ruling.NOT_MET else "warning"
-            yield _result(report, "gate", level, f"{f.condition}: {f.sentence}", f"{f.condition} {f.eps.key}")
+            made = _result("gate", level, f"{f.condition}: {f.sentence}", place)
+            yield made | _same(report, "gate", f"{f.condition} {f.eps.key}", place)
 
 
-def _samples(report: Report, decision: Decision) -> Iterator[dict[str, Any]]:
+def _samples(report: Report, decision: Decision, place: Place) -> Iterator[dict[str, Any]]:
     baseline = decision.gate.baseline
     for result in report.results:
         rule = _rule(result)
@@ -84,7 +89,7 @@ def _samples(report: Report, decision: Decision) -> Iterator[dict[str, Any]]:
             f"Sample {result.id} (label {result.label}) is {rule} at {report.norm} eps {result.eps}{reason}{since}. "
             f"Again: {again(report, result.eps, [result.id])}"
         )
-        made = _result(report, rule, level, text, f"{result.id} {result.eps.key}")
+        made = _result(rule, level, text, place) | _same(report, rule, f"{result.id} {result.eps.key}", place)
         if baseline is not None:
             made["baselineState"] = "unchanged" if before is result.outcome.verdict else "new"
         yield made
@@ -97,21 +102,24 @@ def _rule(result: SampleResult) -> str | None:
     return {Verdict.UNKNOWN: "unknown", Verdict.ERROR: "error"}.get(verdict)
 
 
-def _result(report: Report, rule: str, level: str, text: str, what: str) -> dict[str, Any]:
-    """`what` tells results of a rule apart, so that the next run's is known as the same."""
-    same = f"{_place(report.model)['uri']}\n{report.data_sha256}\n{report.norm}\n{rule}\n{what}"
+def _result(rule: str, level: str, text: str, place: Place) -> dict[str, Any]:
     return {
         "ruleId": rule,
-        "ruleIndex": list(RULES).index(rule),
+        "ruleIndex": _RULES.index(rule),
         "level": level,
         "message": {"text": text},
         # A model has no lines, but code scanning shows no result without one.
-        "locations": [{"physicalLocation": {"artifactLocation": _place(report.model), "region": {"startLine": 1}}}],
-        "partialFingerprints": {"certify/v1": hashlib.sha256(same.encode()).hexdigest()},
+        "locations": [{"physicalLocation": {"artifactLocation": place, "region": {"startLine": 1}}}],
     }
 
 
-def _place(model: str) -> dict[str, str]:
+def _same(report: Report, rule: str, what: str, place: Place) -> dict[str, Any]:
+    """`what` tells results of a rule apart, so that the next run's is known as the same."""
+    same = "\n".join((place["uri"], report.data_sha256, report.norm, rule, what))
+    return {"partialFingerprints": {"certify/v1": hashlib.sha256(same.encode()).hexdigest()}}
+
+
+def _place(model: str) -> Place:
     """The model's address: relative to the working directory where it lies below, or as a file's."""
     path, here = Path(model), Path.cwd()
     whole = path if path.is_absolute() else here / path

@@ -61,14 +61,14 @@ class Grid:
             )
         return grid
 
-    def places(self, x: NDArray[Any], order: int) -> tuple[Float64, float]:
-        """k of the grid point nearest to x, and its L1 or L2 distance (`order` 1 or 2) from x, rounded up."""
+    def places(self, x: NDArray[Any], order: float) -> tuple[Float64, float]:
+        """k of the grid point nearest to x, and its distance from x in the norm of `order` (1, 2, inf), rounded up."""
         real = x.astype(np.float64)
         places = np.rint((real - self.low) / self.step)
         away = np.abs(real - (self.low + self.step * places))
         # Three roundings of numbers at most |x| + |low|.
         away += 2.0**-50 * (np.abs(real) + abs(self.low))
-        return places, float(np.sum(away**order) ** (1 / order) * (1 + 1e-9))
+        return places, float(np.linalg.norm(away.ravel(), order) * (1 + 1e-9))
 
     def inputs(self, places: Float32) -> Float32:
         """What the network gets for the grid points of `places`, in place: a function of each whole number alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ class Run:
         radius = noise.radius(found.lower, q.norm, away)
         predicted = found.chosen if radius > 0 else ABSTAIN
         verdicts, fallen = {}, False
-        near = noise.grid.places(x, 1 if q.norm == "l1" else 2)[1]
+        near = noise.grid.places(x, {"l1": 1, "l2": 2, "linf": math.inf}[q.norm])[1]
         for eps in q.radii:  # ascending: what falls in a ball falls in those around it
             held = noise.certified(found.lower, float(eps), q.norm, away)
             verdicts[eps.key] = self._verdict(predicted, label, held)

@@ -163,6 +163,6 @@ def test_data_on_no_grid_are_moved_and_the_distance_is_told():
     real = np.linalg.norm(x.astype(np.float64) - (grid.low + grid.step * places))
     assert real <= away <= real * (1 + 1e-6) + 1e-12
     assert away < 0.25 / 4096 * np.sqrt(50) / 2
-    assert grid.places(x, 1)[1] >= away
+    assert grid.places(x, 1)[1] >= away >= grid.places(x, np.inf)[1] >= real / np.sqrt(50)
     with pytest.raises(UsageError, match="too small"):
         Grid.of(x, (0.0, 1e6), 1e-3)

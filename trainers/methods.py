@@ -21,6 +21,7 @@ from certify.trainers.objective import Objective
 from certify.trainers.reverse import ReverseCrossEntropy
 from certify.trainers.sabr import Sabr
 from certify.trainers.standard import Standard
+from certify.trainers.taps import Taps
 from certify.trainers.trades import Trades
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ METHODS: Mapping[str, Method] = {
     "ibp": Method("interval bounds (Gowal et al. 2018; Shi et al. 2021)", Ibp),
     "crown-ibp": Method("one CROWN pass over intervals (Zhang et al. 2020)", CrownIbp),
     "sabr": Method("intervals over small boxes (Mueller et al. 2023)", Sabr),
+    "taps": Method("intervals, then attacks in their box (Mao et al. 2023)", Taps),
     "mtl-ibp": Method("mixed losses of attack and IBP (De Palma et al. 2024)", MtlIbp),
     "cc-ibp": Method("mixed margins of attack and IBP (De Palma et al. 2024)", CcIbp),
     "exp-ibp": Method("geometric mean of attack's and IBP's loss (De Palma et al. 2024)", ExpIbp),

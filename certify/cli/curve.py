@@ -29,7 +29,8 @@ Examples:
 \b
 Each sample is decided at the eps in the middle of what is open for it, then in the half that is left: a proof holds
 at every smaller eps, a witness at every larger one. So between two eps of the list the curve is known, too: certified
-accuracy is at least that of the next eps, accuracy under attack at most that of the last one.
+accuracy is at least that of the next eps, accuracy under attack at most that of the last one. --timeout is of each
+decision, of which a sample has about log2 of the number of eps.
 
 \b
 What is written (to --out): what certify run writes, and curve.csv, curve.svg.

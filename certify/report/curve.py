@@ -101,7 +101,7 @@ def show(report: Report, console: Console) -> None:
         console.print(f"  results: {report.out} (curve.svg, curve.csv)", style="dim", markup=False, soft_wrap=True)
 
 
-def _bar(b: Bracket, width: int = 24) -> str:
+def _bar(b: Bracket, width: int = 16) -> str:
     """Certified in full blocks, what is open in light ones."""
     certified = round(b.rate(b.certified) * width)
     return "█" * certified + "░" * (round(b.rate(b.attacked) * width) - certified)

@@ -9,12 +9,14 @@ WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 410, 58, 62, 20, 54
 ENTRY = 150  # width of an entry of the legend, above the lines
 TICKS = 5
 # Okabe & Ito's colours, which colour-blind readers can tell apart; lines differ in their dashes, too.
+# Every selector begins with the picture's own class: a style within a page would else be that of the whole page.
 _STYLE = """
-svg{background:#fff;color:#222}.grid{stroke:#8884}.axis{stroke:currentColor}
-text{fill:currentColor;font:12px system-ui,sans-serif}.title{font-size:14px;font-weight:600}
-path{fill:none;stroke-width:2}.band{fill:#e69f00;fill-opacity:.25;stroke:none}
-.s0{stroke:#0072b2}.s1{stroke:#d55e00;stroke-dasharray:6 3}.s2{stroke:#777;stroke-dasharray:2 3}
-@media(prefers-color-scheme:dark){svg{background:#16181d;color:#ddd}.s0{stroke:#56b4e9}.s1{stroke:#e69f00}.s2{stroke:#aaa}}
+.steps{background:#fff;color:#222}.steps .grid{stroke:#8884}.steps .axis{stroke:currentColor}
+.steps text{fill:currentColor;font:12px system-ui,sans-serif}.steps .title{font-size:14px;font-weight:600}
+.steps path{fill:none;stroke-width:2}.steps .band{fill:#e69f00;fill-opacity:.25;stroke:none}
+.steps .s0{stroke:#0072b2}.steps .s1{stroke:#d55e00;stroke-dasharray:6 3}.steps .s2{stroke:#777;stroke-dasharray:2 3}
+@media(prefers-color-scheme:dark){.steps{background:#16181d;color:#ddd}
+.steps .s0{stroke:#56b4e9}.steps .s1{stroke:#e69f00}.steps .s2{stroke:#aaa}}
 """
 
 Corners = Sequence[tuple[float, float]]
@@ -49,7 +51,7 @@ class Picture:
             parts.append(f'<path class="s{number}" d="M{" L".join(self._points(line.corners))}"/>')
         parts += self._legend()
         return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+            f'<svg class="steps" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
             f'aria-label="{_escape(self.title)}"><style>{_STYLE}</style>{"".join(parts)}</svg>\n'
         )
 

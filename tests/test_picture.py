@@ -37,5 +37,13 @@ def test_names_are_text_and_nothing_is_fetched() -> None:
     assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)", svg) == []
 
 
+def test_the_style_stays_within_the_picture() -> None:
+    svg = Picture("t", "eps", 1.0, (Line("a", ((0.0, 1.0), (1.0, 1.0))),)).svg()
+    style = next(ElementTree.fromstring(svg).iter(f"{SPACE}style")).text or ""
+    selectors = re.findall(r"([^{}]+)\{", re.sub(r"@media\([^)]*\)\{", "", style))
+    assert selectors
+    assert all(selector.strip().startswith(".steps") for selector in selectors)
+
+
 def test_a_range_of_one_radius_has_a_picture() -> None:
     assert "nan" not in Picture("t", "eps", 0.0, (Line("a", ((0.0, 1.0), (0.0, 1.0))),)).svg()

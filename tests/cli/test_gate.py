@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
@@ -306,3 +310,76 @@ def test_baselines_that_answer_another_question(
     result = call("gate", "net.onnx", "--data", "data.npz", "--baseline", "whole", *arguments)
     assert result.exit_code == 2, result.output
     assert message in result.output
+
+
+def test_killed_in_the_middle_it_goes_on_to_the_same_outcome(linear: Path, exact: ModuleType) -> None:
+    tests = Path(__file__).resolve().parents[1]
+    program = (
+        f"import sys; sys.path.insert(0, {str(tests)!r}); import exact_pipeline; "
+        "sys.modules['certify.pipeline'] = exact_pipeline; from certify.cli.main import main; main()"
+    )
+    certified = counts(exact)["certified"]
+    words = ["net.onnx", "--data", "data.npz", "--eps", EPS, "--min-certified", f"{certified}/24", "--junit", "j.xml"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "gate", *words, "--out", "out"],
+        env=os.environ | {"EXACT_DELAY": "0.1"},
+        stdout=subprocess.DEVNULL,
+    )
+    end = time.monotonic() + 60
+    while not (Path("out/results.sqlite").exists() and len(seen("out")) > 6):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not Path("j.xml").exists()
+    assert not Path("out/gate.json").exists()
+    cut = seen("out")
+    assert 6 < len(cut) < 24
+    halfway = gate("--baseline", "out", "--all-samples")
+    assert halfway.exit_code == 0, "a run that was killed serves as a baseline with what it committed"
+    result = call("gate", *words, "--out", "out", "--resume")
+    assert result.exit_code == 0, result.output
+    ElementTree.parse("j.xml")
+    assert cut.items() <= verdicts("out").items()
+
+
+def seen(out: str) -> dict[int, str]:
+    try:
+        return verdicts(out)
+    except sqlite3.OperationalError:
+        return {}
+
+
+def test_a_disk_that_fills_up_leaves_whole_files_and_an_outcome_that_can_be_asked_again(
+    linear: Path, exact: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import certify.cli.gating
+    import certify.disk
+
+    original = certify.cli.gating.write_atomically
+
+    def full(path: Path, content: bytes) -> None:
+        def some(temporary: Path) -> None:
+            temporary.write_bytes(content[: len(content) // 2])
+            raise OSError(28, "No space left on device")
+
+        if path.suffix == ".sarif":
+            certify.disk.write_atomically_with(path, some)
+        original(path, content)
+
+    Path("o").mkdir()
+    Path("o/g.sarif").write_text("before")
+    files = ("--junit", "o/j.xml", "--sarif", "o/g.sarif", "--summary", "o/s.md")
+    with monkeypatch.context() as context:
+        context.setattr(certify.cli.gating, "write_atomically", full)
+        result = gate("--min-certified", "0.1", "--out", "out", *files)
+    assert result.exit_code == 2, "met, but what was asked for could not be written"
+    assert "o/g.sarif cannot be written or read: No space left on device" in result.output
+    assert sorted(p.name for p in Path("o").iterdir()) == ["g.sarif", "j.xml"]
+    assert Path("o/g.sarif").read_text() == "before"
+    ElementTree.parse("o/j.xml")
+    exact.hooks.calls.clear()
+    assert gate("--min-certified", "0.1", "--out", "out", "--resume", *files).exit_code == 0
+    assert exact.hooks.calls == []
+    json.loads(Path("o/g.sarif").read_text())

@@ -17,7 +17,8 @@ from certify.trainers.recipe import read_recipe
 def test_the_zoo_compares_methods_on_one_architecture_and_budget() -> None:
     recipes = zoo.recipes()
     assert {recipe.arch for recipe in recipes.values()} == {"cnn-small"}
-    assert {recipe.schedule.epochs for recipe in recipes.values()} == {20}
+    for recipe in recipes.values():  # an epoch of an attack of five steps costs as much as two or three of bounds
+        assert recipe.schedule.epochs == (8 if recipe.method in {"pgd", "trades", "mmc"} else 20)
     for radius in ("0.1", "0.3"):
         methods = {recipe.method for recipe in recipes.values() if recipe.eps == radius}
         assert {"pgd", "trades", "mmc", "ibp"} < methods

@@ -154,6 +154,34 @@ def test_gradients_of_bounds_agree_with_finite_differences(method: str) -> None:
             assert slope.flatten()[i].item() == pytest.approx((above - below) / (2 * step), rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("method", ["ibp", "crown"])
+@pytest.mark.parametrize("name", ["cnn3", "resnet18"])
+def test_slopes_along_any_direction_of_weights_and_boxes_agree_too(method: str, name: str) -> None:
+    """Convolutions, BatchNorm, branches and rows; a directional derivative sees every parameter at once."""
+    module, given = network(name).eval(), batch(count=2)
+    lower, upper = (given.x - 0.02).requires_grad_(), (given.x + 0.02).requires_grad_()
+    rows = torch.tensor([[1.0, -1.0, 0.0], [0.3, 0.3, -0.6]], dtype=torch.float64)
+    learned = [*module.parameters(), lower, upper]
+
+    def value() -> torch.Tensor:
+        low, high = bounds(module, lower, upper, method=method, rows=rows)
+        total: torch.Tensor = (low * torch.tensor([1.0, 2.0]) - 0.3 * high).sum()
+        return total
+
+    slopes = torch.autograd.grad(value(), learned)
+    generator, step = torch.Generator().manual_seed(3), 1e-7
+    for parts in (slice(0, -2), slice(-2, None)):
+        ways = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in learned[parts]]
+        ends = []
+        for sign in (1, -2, 1):
+            with torch.no_grad():
+                for tensor, way in zip(learned[parts], ways, strict=True):
+                    tensor += sign * step * way
+            ends.append(value().item())
+        expected = sum(float((slope * way).sum()) for slope, way in zip(slopes[parts], ways, strict=True))
+        assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
 def test_ibp_by_hand() -> None:
     """f = (-x, x) of x = 0.5 +- 0.25, label 1: the worst margin, the rows merged into the layer, is 0.5."""
     layer = nn.Linear(1, 2, bias=False)

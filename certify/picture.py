@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 410, 58, 62, 20, 54
-ENTRY = 150  # width of an entry of the legend, above the lines
+MARK, LETTER = 48, 7  # of the legend: room around an entry's name, and for each of its letters
 TICKS = 5
 # Okabe & Ito's colours, which colour-blind readers can tell apart; lines differ in their dashes, too.
 # Every selector begins with the picture's own class: a style within a page would else be that of the whole page.
@@ -82,10 +82,11 @@ class Picture:
         found = []
         entries = [(f"s{n}", line.name) for n, line in enumerate(self.lines)]
         entries += [("band", self.band)] if self.band else []
-        for number, (kind, name) in enumerate(entries):
-            x, y = LEFT + number * ENTRY, TOP - 18
+        x, y = LEFT, TOP - 18
+        for kind, name in entries:
             mark = f"M{x},{y - 4} h22" if kind != "band" else f"M{x},{y - 9} h22 v11 h-22 Z"
             found.append(f'<path class="{kind}" d="{mark}"/><text x="{x + 28}" y="{y}">{_escape(name)}</text>')
+            x += MARK + LETTER * len(name)
         return found
 
 

@@ -12,6 +12,7 @@ from certify.smoothing.grid import Grid
 from certify.smoothing.limit import linf_limit
 from certify.smoothing.radii import (
     ABSTAIN,
+    ROUNDING,
     Smoothing,
     convert,
     gaussian_radius,
@@ -24,6 +25,15 @@ from certify.smoothing.radii import (
 # radii of alpha 0.01.
 LOG_012 = "0.457 0.449 0.443 0.438 0.434 0.431 0.428 0.425 0.423 0.421 0.419 0.417 0.415"
 LOG_025 = "0.978 0.955 0.941 0.929 0.92"
+
+
+# Further radii that these logs print, and the smallest, next to their abstentions.
+MORE_012 = (
+    "0.412 0.41 0.405 0.399 0.398 0.397 0.392 0.391 0.389 0.387 0.381 0.379 0.377 0.375 0.371 0.369 0.368 0.359 0.357"
+)
+MORE_025 = "0.906 0.894 0.889 0.88 0.873 0.866 0.863 0.859 0.849 0.844 0.831 0.824 0.821 0.817 0.811 0.806 0.802 0.793"
+SMALL_012 = "0.000998 0.00218 0.0034 0.00422 0.00457 0.00569 0.00822"
+SMALL_025 = "0.00256 0.00299 0.00316 0.00494 0.01"
 
 
 class Fixed:
@@ -43,11 +53,39 @@ def test_counts_give_the_radii_of_the_published_logs(sigma, alpha, printed):
     assert [f"{r:.3g}" for r in found] == printed.split()
 
 
+@pytest.mark.parametrize(
+    ("sigma", "alpha", "printed"), [(0.12, 0.001, MORE_012 + " " + SMALL_012), (0.25, 0.01, MORE_025 + " " + SMALL_025)]
+)
+def test_every_radius_of_the_published_logs_is_some_count_s(sigma, alpha, printed):
+    """Counts from all down to the first abstention; ours is never above theirs."""
+    n = 100_000
+    smoothing = Smoothing("gaussian", sigma, Grid(0.0, 1 / 255), 3072)
+    found = {}
+    for k in [*range(300), *range(47_900, 49_600)]:
+        p = lower_confidence(n - k, n, alpha)
+        theirs = gaussian_radius(p, sigma)
+        ours = smoothing.radius(p, "l2")
+        assert theirs - 5e-5 < ours <= theirs
+        found.setdefault(f"{theirs:.3g}", f"{ours:.3g}")
+    assert found["0"] == "0"
+    for radius in printed.split():
+        assert found[radius] in (radius, f"{float(radius) - 10.0 ** (np.floor(np.log10(float(radius))) - 2):.3g}")
+
+
 def test_clopper_pearson_is_the_probability_at_which_so_many_successes_are_rare():
     p = lower_confidence(990, 1000, 0.001)
     assert binom.sf(989, 1000, p) == pytest.approx(0.001)
     assert lower_confidence(1000, 1000, 0.001) == pytest.approx(0.001 ** (1 / 1000))
     assert lower_confidence(0, 1000, 0.001) == 0
+
+
+@pytest.mark.parametrize("alpha", [1e-9, 0.001, 0.5, 0.95])
+@pytest.mark.parametrize("n", [1, 7, 1000, 100_000])
+def test_the_bound_is_never_above_the_probability_that_it_stands_for(n, alpha):
+    """P(at least s successes) at the bound less its rounding is at most alpha."""
+    for s in {1, n // 2 + 1, n - 1, n} - {0}:
+        p = lower_confidence(s, n, alpha) - ROUNDING
+        assert p <= 0 or binom.sf(s - 1, n, p) <= alpha * (1 + 1e-12)
 
 
 def test_certify_chooses_with_some_draws_and_estimates_with_others():
@@ -109,6 +147,8 @@ def test_the_uniform_radius_is_that_of_a_half_space():
     assert uniform_radius(0.5 + 0.1 / (2 * half), half) == pytest.approx(0.1)
     assert smoothing.radius(0.5 + 0.1 / (2 * half), "l1") == pytest.approx(0.1)
     assert smoothing.law.ends.shape == (2 * round(half * 255 - 0.5),)
+    assert smoothing.deviation == pytest.approx(half / np.sqrt(3))
+    assert Smoothing("gaussian", 0.25, Grid(0.0, 1 / 255), 1).deviation == 0.25
 
 
 @pytest.mark.parametrize("size", [1, 100, 3072])

@@ -9,9 +9,13 @@ import pytest
 
 from certify.api import Preprocessing, load_model
 from certify.errors import ModelError
+from certify.frontends.dataset import Dataset
+from certify.options import parse_eps
+from certify.smoothing.certify import Budget
 from certify.smoothing.grid import Grid
 from certify.smoothing.noise import ESTIMATION, SELECTION, Blocks, Noise
 from certify.smoothing.radii import Smoothing
+from certify.smoothing.run import Question, Run
 from certify.smoothing.splitting import Splitting
 from certify.smoothing.votes import DrawnVotes, Network, _on_torch, split_votes
 
@@ -65,6 +69,17 @@ def test_answers_that_are_not_finite_are_no_class_s(network):
         ESTIMATION, 0, 1024
     )
     assert counts.sum() == 512
+
+
+def test_splits_without_an_answer_are_an_abstention(model, network):
+    """Not even class 0, the first of equals: nothing is known of a network that answers nothing finite."""
+    x, y = np.full((1, 4), 10 / 255, dtype=np.float32), np.zeros(1, dtype=np.int64)
+    question = Question(parse_eps("0,0.1"), "l1", Budget(), sequential=False, attack=True, seed=0)
+    splitting = Splitting.of(x, 0.25, 0, (0.0, 1.0))
+    run = Run(model, Dataset("x", x, y, np.arange(1), (), "0", (0.0, 1.0)), splitting, question, (0.0, 1.0), "cpu")
+    run.__dict__["network"] = replace(network, classify=lambda x: np.full(len(x), -1))
+    row = run.decide(0)
+    assert (row.predicted, row.radius, set(row.verdicts.values())) == (-1, 0, {"unknown"})
 
 
 def test_torch_answers_as_onnxruntime_does(model, network):

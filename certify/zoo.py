@@ -110,12 +110,13 @@ def measured(row: Row, making: Making, eps: str = "") -> Row:
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
     lines = [
-        "| network | data | trained by | eps | clean | attacked ≤ | certified ≥ | at eps | samples |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| network | data | trained by | eps | clean | attacked ≤ | certified ≥ | at eps | samples | s each |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         shares = ("" if share is None else f"{share:.2%}" for share in (row.clean, row.attacked, row.certified))
-        cells = (row.file, row.data, row.recipe, row.eps, *shares, row.measured_eps, str(row.samples or ""))
+        measured = (row.measured_eps, str(row.samples), f"{row.timeout:g}") if row.samples else ("", "", "")
+        cells = (row.file, row.data, row.recipe, row.eps, *shares, *measured)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

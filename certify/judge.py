@@ -10,7 +10,7 @@ import hashlib
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from certify.certificate.content import CaseProof
@@ -46,18 +46,40 @@ class Asked:
     prop: Property
     proofs: Sequence[CaseProof | None]
 
+    @property
+    def is_lean(self) -> bool:
+        """Can less be tried?"""
+        return any(proof is not None and proof.lean for proof in self.proofs)
+
+    def lean(self) -> Asked:
+        """The same with the lean proofs, where there are any."""
+        return Asked(self.prop, [CaseProof(p.lean) if p is not None and p.lean else p for p in self.proofs])
+
 
 def judge(
     model: Model, asked: Sequence[Asked], *, arithmetic: str = "real", deadline: float = math.inf
 ) -> list[Judgement]:
-    """Does the checker accept the proofs? Many at once cost less. deadline: on time.monotonic()'s clock."""
+    """Does the checker accept the proofs? Many at once cost less. deadline: on time.monotonic()'s clock.
+
+    Lean proofs first, the whole ones of those that it rejects then.
+    """
+    manner = Manner(arithmetic=arithmetic, deadline=None if math.isinf(deadline) else deadline)
+    found = _judged(model, [one.lean() for one in asked], manner)
+    again = [n for n, one in enumerate(asked) if not found[n].accepted and one.is_lean]
+    if again:
+        for number, judgement in zip(again, _judged(model, [asked[n] for n in again], manner), strict=True):
+            found[number] = replace(judgement, seconds=found[number].seconds + judgement.seconds)
+    return found
+
+
+def _judged(model: Model, asked: Sequence[Asked], manner: Manner) -> list[Judgement]:
     written = [_written(model, one) for one in asked]
     begin = time.perf_counter()
     path = Path(model.source)
     found = check_many(
         [data for data in written if data],
         model.file,
-        Manner(arithmetic=arithmetic, deadline=None if math.isinf(deadline) else deadline),
+        manner,
         specs=[one.prop.spec for one, data in zip(asked, written, strict=True) if data],
         path=path if path.is_file() else None,
     )

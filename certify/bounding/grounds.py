@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certify.arrays import Array, to_numpy
+from certify.bounding.crown import Choice, Knowledge
+from certify.bounding.propagate import Sides, unsettled
 from certify.certificate.content import (
     STEPS_OF_SLOPES,
     CaseProof,
@@ -25,12 +27,12 @@ from certify.certificate.content import (
 )
 from certify.certificate.write import sources, units
 from certify.graph import Graph
+from certify.ops.base import Slopes
 from certify.ops.relu import Relu
 from certify.property import Float64
 
 if TYPE_CHECKING:
-    from certify.bounding.crown import Choice, Knowledge
-    from certify.bounding.propagate import Sides
+    from certify.bounding.alpha import Proposal
 
 Index = NDArray[np.int64]
 
@@ -67,12 +69,13 @@ class Chosen:
 class Grounds:
     """Of B cases with S rows each: way (B, S), of the best bound so far. chosen: case -> what alpha-CROWN did for it.
 
-    crowned: the cases whose neurons CROWN has bounded.
+    crowned: the cases whose neurons CROWN has bounded; fewest: case -> unit -> those that seem to be enough.
     """
 
     way: NDArray[np.int8]
     crowned: NDArray[np.bool_]
     chosen: dict[int, Chosen] = field(default_factory=dict)
+    fewest: dict[int, dict[int, Index]] = field(default_factory=dict)
 
     @staticmethod
     def over(shape: tuple[int, ...]) -> Grounds:
@@ -91,6 +94,11 @@ class Grounds:
         steps: list[Step] = [*_close(closed, Way.INTERVAL), *_close(closed, Way.EARLY)]
         if self.crowned[case]:
             steps += [Crown(), *_close(closed, Way.ADAPTIVE), *_close(closed, Way.PARALLEL)]
+        lean: tuple[Step, ...] = ()
+        if case in self.fewest:
+            rest = [one for way in (Way.EARLY, Way.ADAPTIVE, Way.PARALLEL) for one in closed[way]]
+            crown = Crown(self.fewest[case], adaptive=False)
+            lean = (*_close(closed, Way.INTERVAL), crown, *_close({Way.ADAPTIVE: rest}, Way.ADAPTIVE))
         chosen = self.chosen.get(case)
         if chosen is not None:
             steps += chosen.refined
@@ -99,7 +107,7 @@ class Grounds:
                 place = [int(np.flatnonzero(chosen.columns == column)[0]) for *_, column in mine]
                 slopes = {u: _rows(s, place) for u, s in chosen.rows.items()}
                 steps.append(Close(tuple(p for p, *_ in mine), tuple(r for _, r, _ in mine), slopes))
-        return CaseProof(tuple(steps))
+        return CaseProof(tuple(steps), lean=lean)
 
 
 def _close(closed: Mapping[Way, Sequence[tuple[int, int, int]]], way: Way) -> list[Step]:
@@ -114,8 +122,6 @@ def _rows(slopes: UnitSlopes, rows: Sequence[int]) -> UnitSlopes:
 
 def chosen(known: Knowledge, before: Knowledge, sides: Mapping[int, Sides], rows: Choice, columns: Index) -> Chosen:
     """One case's part of an optimisation: knowledge of one set after and before, sides and rows of that set alone."""
-    from certify.bounding.propagate import unsettled
-
     first, refined = sources(known.graph), []
     for start, side in sorted(sides.items()):
         neurons = to_numpy(side.neurons)[0]
@@ -156,3 +162,33 @@ def stored(graph: Graph, node: int, slopes: Array) -> Array:
         return slopes
     near: Array = (slopes.clamp(0, 1) * STEPS_OF_SLOPES).round() / STEPS_OF_SLOPES
     return near
+
+
+def widened(graph: Graph, found: Proposal) -> tuple[dict[int, Sides], Choice]:
+    """The proposal's slopes in float64, as a certificate holds them."""
+
+    def widen(choice: Choice) -> Choice:
+        return {
+            node: Slopes(
+                *(None if s is None else stored(graph, node, s.double()) for s in (slopes.lower, slopes.upper))
+            )
+            for node, slopes in choice.items()
+        }
+
+    return {k: Sides(s.neurons, widen(s.below), widen(s.above)) for k, s in found.sides.items()}, widen(found.rows)
+
+
+def only(choice: Choice, one: slice) -> Choice:
+    """The slopes of some cases."""
+    return {n: Slopes(*(None if p is None else p[one] for p in (s.lower, s.upper))) for n, s in choice.items()}
+
+
+def for_all_rows(slopes: Choice, one: slice, columns: Index, count: int) -> Choice:
+    """One case's slopes, found for the rows `columns`; the first of them stand for the rest."""
+    place = np.zeros(count, dtype=np.int64)
+    place[columns] = np.arange(len(columns))
+
+    def pick(slope: Array | None) -> Array | None:
+        return None if slope is None else slope[one][:, place]
+
+    return {node: Slopes(pick(s.lower), pick(s.upper)) for node, s in slopes.items()}

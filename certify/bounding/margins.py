@@ -27,22 +27,22 @@ from certify.arrays import (
     narrow_interval,
     to_numpy,
 )
-from certify.bounding.crown import Choice, Knowledge, affine_tail, backward, both, row_form
+from certify.bounding.crown import Choice, Form, Knowledge, affine_tail, backward, both, plane, row_form
 from certify.bounding.deviation import Draft
-from certify.bounding.grounds import Grounds, Way, chosen, stored
-from certify.bounding.propagate import Sides, groups, propagate, starts, unsettled
+from certify.bounding.grounds import Grounds, Way, chosen, for_all_rows, only, widened
+from certify.bounding.lean import fewest
+from certify.bounding.propagate import groups, propagate, starts, unsettled
 from certify.bounding.region import Region, region_of
 from certify.certificate.content import CaseProof
 from certify.errors import ModelError
 from certify.graph import Graph
-from certify.ops.base import Slopes
 from certify.options import BOUND_METHODS
 from certify.property import Case, Float64
 
 if TYPE_CHECKING:
     import torch
 
-    from certify.bounding.alpha import AlphaOptions, Proposal
+    from certify.bounding.alpha import AlphaOptions
 
 STAGE_NAMES = {"ibp": "IBP", "crown": "CROWN", "alpha-crown": "alpha-CROWN"}
 # Nodes of more numbers make sums whose float32 error terms exceed certify.ops.base.MAX_GAMMA.
@@ -260,9 +260,9 @@ def _ibp(batch: _Batch, options: AlphaOptions | None, deadline: float) -> None:
 def _crown(batch: _Batch, options: AlphaOptions | None, deadline: float) -> None:
     # First from the intervals (CROWN-IBP, Zhang et al. 2020): one pass, where all neurons' bounds need thousands.
     assert batch.known is not None, "CROWN comes after IBP"
-    todo = batch.open()
-    rough = batch.known.narrow(like_index(todo, batch.region.lower))
-    _evaluate(batch, rough, todo, lambda form: backward(rough, form, sharp=True), Way.EARLY)
+    first = batch.open()
+    rough = batch.known.narrow(like_index(first, batch.region.lower))
+    _evaluate(batch, rough, first, lambda form: backward(rough, form, sharp=True), Way.EARLY)
     todo = batch.open()
     if not len(todo):
         return
@@ -271,8 +271,24 @@ def _crown(batch: _Batch, options: AlphaOptions | None, deadline: float) -> None
     batch.known, batch.members = known, todo
     batch.grounds.crowned[todo] = True
     # Parallel lines win on some rows; both passes are over few rows, and small beside the layers'.
-    _evaluate(batch, known, todo, lambda form: backward(known, form, sharp=True), Way.ADAPTIVE)
+    reached: dict[int, Array] = {}
+
+    def adaptive(form: Form) -> Array:
+        found = plane(known, form, sharp=True)
+        reached.update(found.reached)
+        return found.value
+
+    _evaluate(batch, known, todo, adaptive, Way.ADAPTIVE)
     _evaluate(batch, known, todo, lambda form: both(known, form)[0], Way.PARALLEL)
+    margins = batch.rows.best(batch.lower)[todo]
+    safe = np.flatnonzero((margins > 0).all(axis=1))
+    if not len(safe):
+        return
+    margins = np.where(batch.lower[todo] == margins, margins, np.inf)  # of the rows that show it
+    some = like_index(safe, batch.region.lower)
+    rough = rough.narrow(like_index(np.flatnonzero(np.isin(first, todo))[safe], batch.region.lower))
+    light = fewest(rough, known.narrow(some), {n: a[some] for n, a in reached.items()}, margins[safe])
+    batch.grounds.fewest.update(zip(todo[safe].tolist(), light, strict=False))
 
 
 def _evaluate(batch: _Batch, known: Knowledge, members: np.ndarray, bound: Callable[..., Array], way: Way) -> None:
@@ -335,27 +351,11 @@ def _optimise_part(
         one = slice(b, b + 1)
         mine = {start: side.one(b) for start, side in sides.items()}
         batch.grounds.chosen[int(member)] = chosen(
-            sharper.narrow(one), known.narrow(one), mine, _only(rows, one), columns[b]
+            sharper.narrow(one), known.narrow(one), mine, only(rows, one), columns[b]
         )
         lower = batch.lower[member : member + 1]
-        slopes = _for_all_rows(rows, one, columns[b], lower.shape[1])
+        slopes = for_all_rows(rows, one, columns[b], lower.shape[1])
         batch.starts[int(member)] = Start(batch.nets, sharper.narrow(one), batch.rows.one(member), lower, slopes)
-
-
-def _only(choice: Choice, one: slice) -> Choice:
-    """The slopes of some cases."""
-    return {n: Slopes(*(None if p is None else p[one] for p in (s.lower, s.upper))) for n, s in choice.items()}
-
-
-def _for_all_rows(slopes: Choice, one: slice, columns: np.ndarray, count: int) -> Choice:
-    """One case's slopes, found for the rows `columns`; the first of them stand for the rest."""
-    place = np.zeros(count, dtype=np.int64)
-    place[columns] = np.arange(len(columns))
-
-    def pick(slope: Array | None) -> Array | None:
-        return None if slope is None else slope[one][:, place]
-
-    return {node: Slopes(pick(s.lower), pick(s.upper)) for node, s in slopes.items()}
 
 
 def fast_knowledge(nets: Networks, known: Knowledge) -> Knowledge:
@@ -367,20 +367,6 @@ def fast_knowledge(nets: Networks, known: Knowledge) -> Knowledge:
     narrow = torch.zeros(1, dtype=torch.float32, device=nets.device)
     boxes = [None if box is None else narrow_interval(box, narrow) for box in known.boxes]
     return Knowledge(nets.fast, known.region.cast(narrow), boxes, [None] * len(boxes), known.floor)
-
-
-def widened(graph: Graph, found: Proposal) -> tuple[dict[int, Sides], Choice]:
-    """The proposal's slopes in float64, as a certificate holds them."""
-
-    def widen(choice: Choice) -> Choice:
-        return {
-            node: Slopes(
-                *(None if s is None else stored(graph, node, s.double()) for s in (slopes.lower, slopes.upper))
-            )
-            for node, slopes in choice.items()
-        }
-
-    return {k: Sides(s.neurons, widen(s.below), widen(s.above)) for k, s in found.sides.items()}, widen(found.rows)
 
 
 def _portions(batch: _Batch, known: Knowledge, todo: np.ndarray) -> Iterator[np.ndarray]:

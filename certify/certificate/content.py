@@ -33,7 +33,13 @@ MultiplierSet = Mapping[int, tuple[Array, Array]]  # unit -> places (U,) and the
 
 @dataclass(frozen=True, eq=False)
 class Crown:
-    """All unsettled neurons bounded by CROWN, unit by unit."""
+    """Unsettled neurons bounded by CROWN, unit by unit: all, or of each unit the places, where given.
+
+    adaptive: by adaptive passes, too, where a parallel one leaves them unsettled.
+    """
+
+    places: Mapping[int, Array] | None = None
+    adaptive: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,10 +92,14 @@ class SplitTree:
 
 @dataclass(frozen=True, eq=False)
 class CaseProof:
-    """Why one case is safe: every polytope of it is excluded by a step or a tree."""
+    """Why one case is safe: every polytope of it is excluded by a step or a tree.
+
+    lean: steps that cost less to check and seem to show the same.
+    """
 
     steps: tuple[Step, ...] = ()
     trees: tuple[SplitTree, ...] = field(default=())
+    lean: tuple[Step, ...] = field(default=())
 
     def then(self, *steps: Step) -> CaseProof:
         """The same with more steps."""

@@ -29,7 +29,7 @@ from certify.property import Box, Property
 from certify.rules import is_affine
 
 _CAPS = ("entry", "unit", "place", "multiplier", "share")
-FORMAT, VERSION = "certify.certificate", 1
+FORMAT, VERSION = "certify.certificate", 2
 
 
 def units(graph: Graph) -> dict[int, int]:
@@ -118,7 +118,10 @@ def _property(archive: _Archive, prop: Property, spec_sha256: str | None) -> dic
 
 def _step(archive: _Archive, step: Step) -> dict[str, Any]:
     if isinstance(step, Crown):
-        return {"do": "crown", "units": None, "places": None}
+        places = None
+        if step.places is not None:
+            places = {str(unit): archive.add(at, np.int32) for unit, at in step.places.items()}
+        return {"do": "crown", "units": None, "places": places, "adaptive": step.adaptive}
     if isinstance(step, Refine):
         return {
             "do": "slopes",

@@ -22,6 +22,11 @@ Kind = Literal["i", "f", "b", "s"]  # integers, floats, booleans, slopes (floats
 T = TypeVar("T")
 
 LARGEST = 4 << 30  # bytes unpacked: a longer file is a bomb, or not of this world
+HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00(..)"
+    rb"\{'descr': '([<>|][a-z][0-9]+)', 'fortran_order': (True|False), 'shape': \(([0-9, ]*)\), \} *\n",
+    re.DOTALL,
+)
 ALLOWED = {"i": "iu", "f": "f", "b": "b", "s": "fu"}
 
 
@@ -77,14 +82,15 @@ class Archive:
     def _load(self, name: str) -> Array:
         try:
             content = self._zip.read(name + ".npy")
-            stream = io.BytesIO(content)
-            version = np.lib.format.read_magic(stream)
-            reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-            shape, fortran, dtype = reader(stream)
-            body = content[stream.tell() :]
+            header = HEADER.match(content)
+            if header is None or header.end() != 10 + int.from_bytes(header[1], "little"):
+                raise ValueError("no .npy file as NumPy writes it")
+            dtype, fortran = np.dtype(header[2].decode()), header[3] == b"True"
+            shape = tuple(int(n) for n in header[4].split(b",") if n.strip())
+            body = content[header.end() :]
             if dtype.kind not in "biuf" or dtype.itemsize > 8 or (dtype.kind, dtype.itemsize) in (("f", 2), ("u", 8)):
                 raise ValueError(f"type {dtype}")
-            if len(body) != math.prod(shape) * dtype.itemsize or min(shape, default=0) < 0:
+            if len(body) != math.prod(shape) * dtype.itemsize:
                 raise ValueError(f"{len(body)} bytes for shape {shape} of {dtype}")
             return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
         except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds

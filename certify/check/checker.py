@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from certify.check.content import NOT_SPLIT, Ball, Before, Cases, Certificate, Crown, Polytope, Proof
+from certify.check.content import NOT_SPLIT, Ball, Before, Cases, Certificate, Polytope, Proof
 from certify.check.errors import NotExcluded, Rejected
 from certify.check.file import read_certificate
 from certify.check.interval import Bounds, Model, forward, model_of, over, row
@@ -158,11 +158,10 @@ def _verdict(certificate: Certificate, jobs: Sequence[_Job], seconds: float, exa
 def judge_all(model: Model, jobs: Sequence[_Job], manner: Manner) -> None:
     """Every job's level or failure; those whose steps are alike go through them together."""
     alone: list[_Job] = []
-    together: dict[tuple[tuple[int, ...] | None, ...], list[_Job]] = {}
+    together: dict[tuple[Hashable, ...], list[_Job]] = {}
     for job in jobs:
-        turns = moves(job.proof.steps)
-        if job.claim.norm is None and all(alike(step) for step in turns):
-            key = tuple(step.units for step in turns if isinstance(step, Crown))
+        key = tuple(map(alike, moves(job.proof.steps)))
+        if job.claim.norm is None and None not in key:
             together.setdefault(key, []).append(job)
         else:
             alone.append(job)

@@ -33,10 +33,14 @@ Slopes = dict[int, UnitSlopes]
 
 @dataclass(frozen=True, eq=False)
 class Crown:
-    """Unsettled neurons of the units (None: all) bounded by CROWN; of the places only, where given."""
+    """Unsettled neurons of the units (None: all) bounded by CROWN; of the places only, where given.
 
-    units: tuple[int, ...] | None
-    places: dict[int, Index] | None
+    adaptive: those that one parallel pass leaves unsettled by one adaptive pass a side, too.
+    """
+
+    units: tuple[int, ...] | None = None
+    places: dict[int, Index] | None = None
+    adaptive: bool = True
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,7 +49,7 @@ from certify.check.content import (
 from certify.check.errors import Rejected, Unreadable
 from certify.check.place import Place
 
-FORMAT, VERSION = "certify.certificate", 1
+FORMAT, VERSION = "certify.certificate", 2
 MODES = ("interval", "adaptive", "parallel")
 DECIMAL = re.compile(r"\d{1,400}(\.\d{1,400})?([eE][+-]?\d{1,3})?(/\d{1,400})?", re.ASCII)
 
@@ -166,7 +166,7 @@ def _step(at: Place, value: Any, place: str) -> Step:
     do = choice(value.get("do") if isinstance(value, dict) else None, f"{place}.do", ("crown", "slopes", "close"))
     count = len(at.units)
     if do == "crown":
-        found = fields(value, place, "do", optional=("units", "places"))
+        found = fields(value, place, "do", "adaptive", optional=("units", "places"))
         units = found["units"]
         if units is not None:
             units = tuple(integer(u, f"{place}.units", 0, count) for u in a_list(units, f"{place}.units"))
@@ -175,7 +175,7 @@ def _step(at: Place, value: Any, place: str) -> Step:
             here = f"{place}.places"
             chosen = {unit_name(name, count, here): entry for name, entry in named(places, here).items()}
             places = {u: at.places(entry, f"{here}.{u}", u) for u, entry in chosen.items()}
-        return Crown(units, places)
+        return Crown(units, places, choice(found["adaptive"], f"{place}.adaptive", (True, False)))
     if do == "slopes":
         lent = ("below_multipliers", "above_multipliers")
         found = fields(value, place, "do", "unit", "places", "below", "above", optional=lent)

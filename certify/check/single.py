@@ -92,13 +92,12 @@ def _affine(model: Model, index: int, errors: list[Float64], sizes: list[Float64
     if not count * U32 < 0.5:
         raise Rejected(f"{node.name}: sums too long for float32")
     gamma = count * U32 / (1 - count * U32)
-    large = rule.magnitude(*(s + e for s, e in zip(sizes, errors, strict=True)))
+    large = [s + e for s, e in zip(sizes, errors, strict=True)]
     bias = np.zeros(1) if rule.bias is None else np.abs(rule.bias)
-    top = large + bias
-    if not (top * (1 + gamma) < LARGE).all():
+    relative = gamma + COMPUTED * rule.weight_error
+    found = rule.magnitude(*(e + SMALL + relative * s for e, s in zip(errors, large, strict=True))) + gamma * bias
+    if not (found * (1 + gamma) < LARGE * gamma).all():  # found / gamma is at least |W| X + |b|
         raise Rejected(f"{node.name}: float32 may overflow")
-    most = max(float((s + e).max()) for s, e in zip(sizes, errors, strict=True))
-    found = rule.magnitude(*(e + SMALL for e in errors)) + gamma * top + SMALL * 2 * count * (1 + most)
-    wrong = rule.weight_error * large + (0.0 if rule.bias_error is None else rule.bias_error)
-    result: Float64 = found + COMPUTED * wrong
+    found = found + SMALL * 2 * count * (1 + max(float(s.max()) for s in large))
+    result: Float64 = found + COMPUTED * (0.0 if rule.bias_error is None else rule.bias_error)
     return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -39,9 +39,9 @@ def moves(steps: Sequence[Step]) -> tuple[Step, ...]:
     return tuple(step for step in steps if not isinstance(step, Close))
 
 
-def alike(step: Step) -> bool:
-    """Whether a step says nothing about a certain neuron, so that the same step of another certificate is equal."""
-    return isinstance(step, Crown) and step.places is None
+def alike(step: Step) -> Hashable | None:
+    """Steps of several certificates with the same answer can be taken together; None: it must be taken alone."""
+    return (step.units, step.adaptive) if isinstance(step, Crown) else None
 
 
 def execute(
@@ -49,20 +49,21 @@ def execute(
 ) -> tuple[Bounds, list[list[Shown]]]:
     """The bounds after the steps, and what these show: a program and a claim for each of the B boxes.
 
-    With more than one box all moves must be alike and the same, and the claims' norms None.
+    With more than one box all moves must be alike, and the claims' norms None.
     """
     shown: list[list[Shown]] = [[] for _ in programs]
-    turns = moves(programs[0])
-    for turn in range(len(turns) + 1):
+    turns = [moves(steps) for steps in programs]
+    for turn in range(len(turns[0]) + 1):
         closes = [(box, step) for box, steps in enumerate(programs) for step in _closes(steps, turn)]
         if closes:
             bounds = forward(bounds)
             _close(bounds, closes, (claims, shown), place)
-        if turn < len(turns):
-            step = turns[turn]
-            assert not isinstance(step, Close)
-            norm = claims[0].norm
-            bounds = crown(bounds, step, norm) if isinstance(step, Crown) else _refine(bounds, step, norm, place)
+        if turn < len(turns[0]):
+            step, norm = turns[0][turn], claims[0].norm
+            if isinstance(step, Refine):
+                bounds = _refine(bounds, step, norm, place)
+            else:
+                bounds = crown(bounds, [cast(Crown, steps[turn]) for steps in turns], norm)
     return forward(bounds), shown
 
 
@@ -76,25 +77,28 @@ def _closes(steps: Sequence[Step], turn: int) -> Iterator[Close]:
             yield step
 
 
-def crown(bounds: Bounds, step: Crown, norm: Norm | None) -> Bounds:
-    """Unsettled neurons bounded unit by unit: one parallel pass, then one adaptive pass a side."""
-    model = bounds.model
+def crown(bounds: Bounds, steps: Sequence[Crown], norm: Norm | None) -> Bounds:
+    """Unsettled neurons bounded unit by unit: one parallel pass, then one adaptive pass a side.
+
+    steps: one for each box, all alike, or one for all.
+    """
+    model, step = bounds.model, steps[0]
     for unit in range(len(model.units)) if step.units is None else step.units:
         source, kind = model.source(unit), model.kind(unit)
         bounds = forward(bounds, source)
         ends = bounds.interval(source)
         open_ = unsettled(kind, *ends)
-        if step.places is not None:
-            allowed = np.zeros(open_.shape[1], dtype=np.bool_)
-            allowed[step.places.get(unit, np.zeros(0, dtype=np.int64))] = True
-            open_ = open_ & allowed
+        allowed = np.zeros((len(steps), open_.shape[1]), dtype=np.bool_)
+        for mine, one in zip(allowed, steps, strict=True):
+            mine[slice(None) if one.places is None else one.places.get(unit, np.zeros(0, dtype=np.int64))] = True
+        open_ = open_ & allowed
         rows = np.nonzero(open_)
         if not len(rows[0]) or (norm is None and model.network.nodes[source].inputs == (0,)):
             continue  # one affine map of a box: its interval is the best there is
         lower, upper = (side.copy() for side in ends)
         for box, where in _chunks(bounds, source, *rows):
             _meet(lower, upper, box, where, *between(bounds, neurons(bounds, source, where, 1, box), box, norm))
-        if source > model.first:  # else the first pass met no unit, and was the best there is
+        if step.adaptive and source > model.first:  # else the first pass met no unit, and was the best there is
             again = unsettled(kind, lower, upper)[rows]
             for box, where in _chunks(bounds, source, rows[0][again], rows[1][again]):
                 twice, signs = None if box is None else np.repeat(box, 2), np.tile([1.0, -1.0], len(where))

@@ -29,7 +29,7 @@ from certify.check.rounding import Numbers, finite
 from certify.check.single import short
 from certify.check.steps import Claim, choice, crown, margin
 
-NODES = 256  # worked on at once
+NODES = 64  # worked on at once: more is slower, their coefficients leave the caches
 
 Bools = NDArray[np.bool_]
 
@@ -43,8 +43,11 @@ class _Batch:
     upper: Float64
     wanted: Bools
 
+    def parts(self) -> tuple[Any, ...]:
+        return self.nodes, self.lower, self.upper, self.wanted
+
     def __getitem__(self, rows: Index | slice | Any) -> _Batch:
-        return _Batch(self.nodes[rows], self.lower[rows], self.upper[rows], self.wanted[rows])
+        return _Batch(*(part[rows] for part in self.parts()))
 
 
 class Columns:
@@ -118,18 +121,23 @@ def holds(bounds: Bounds, tree: Tree, ask: Ask, place: str) -> bool:
     lower, upper = work.columns.read(bounds)
     wanted = np.ones((1, len(tree.polytopes)), dtype=np.bool_)
     stack = [_Batch(np.zeros(1, dtype=np.int64), lower, upper, wanted)]
-    while stack:
+    later: list[_Batch] = []  # to be renewed: many at once cost less
+    while stack or later:
         if deadline is not None and time.monotonic() > deadline:
             raise Rejected(f"{place}: out of time")
-        batch = stack.pop()
-        if len(batch.nodes) > work.count:
-            stack += [batch[work.count :], batch[: work.count]]
-            continue
-        renewed = tree.renew[batch.nodes]
-        if renewed.any() and not renewed.all():
-            stack += [batch[renewed], batch[~renewed]]
-            continue
-        children = work.children(work.answered(work.renewed(batch) if renewed.any() else batch))
+        if not stack or sum(len(b.nodes) for b in later) >= work.count:
+            batch = _Batch(*(np.concatenate(parts) for parts in zip(*(b.parts() for b in later), strict=True)))
+            later = [batch[work.count :]] if len(batch.nodes) > work.count else []
+            batch = work.renewed(batch[: work.count])
+        else:
+            batch = stack.pop()
+            if len(batch.nodes) > work.count:
+                stack += [batch[work.count :], batch[: work.count]]
+                continue
+            renewed = tree.renew[batch.nodes]
+            later += [batch[renewed]] if renewed.any() else []
+            batch = batch[~renewed]
+        children = work.children(work.answered(batch)) if len(batch.nodes) else batch
         if len(children.nodes):
             stack.append(children)
     if work.open:
@@ -166,9 +174,7 @@ class _Work:
     def renewed(self, batch: _Batch) -> _Batch:
         """All that units read bounded anew over each node's own box."""
         box = self.columns.parts[0]
-        anew = crown(
-            over(self.bounds.model, batch.lower[:, box], batch.upper[:, box]), Crown(None, None), self.claim.norm
-        )
+        anew = crown(over(self.bounds.model, batch.lower[:, box], batch.upper[:, box]), [Crown()], self.claim.norm)
         lower, upper = self.columns.read(anew)
         return replace(batch, lower=lower, upper=upper)
 

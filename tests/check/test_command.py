@@ -57,14 +57,14 @@ def stated(model: bytes, *, label: int = 0, cases: bool = False) -> bytes:
             "cases": [{"lower": np.zeros(2), "upper": np.ones(2), "polytopes": [polytope]}],
         }
     steps = [
-        {"do": "crown", "units": None, "places": None},
+        {"do": "crown", "units": None, "places": None, "adaptive": True},
         {"do": "close", "polytopes": [0], "rows": [0], "slopes": "adaptive"},
     ]
     sha256 = hashlib.sha256(model).hexdigest()
     return packed(
         {
             "format": "certify.certificate",
-            "version": 1,
+            "version": 2,
             "model": {"sha256": sha256, "mean": None, "std": None, "layout": None, "softmax": "kept"},
             "property": prop,
             "units": [2],

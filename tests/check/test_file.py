@@ -55,8 +55,8 @@ def header() -> dict[str, Any]:
     smooth = {"1": {"at": np.array([0], np.int32), "lower": np.array([[0.1]]), "upper": np.array([[0.25]])}}
     lent = {"0": {"at": np.array([3, 1], np.int32), "value": np.array([[1.0, 2], [3, -4]], np.float32)}}
     steps = [
-        {"do": "crown", "units": None, "places": None},
-        {"do": "crown", "units": [0, 1], "places": {"1": np.array([0, 2], np.int32)}},
+        {"do": "crown", "units": None, "places": None, "adaptive": True},
+        {"do": "crown", "units": [0, 1], "places": {"1": np.array([0, 2], np.int32)}, "adaptive": False},
         {"do": "slopes", "unit": 1, "places": np.array([2, 0], np.int32), "below": slopes, "above": smooth},
         {
             "do": "slopes",
@@ -71,7 +71,7 @@ def header() -> dict[str, Any]:
     ]
     return {
         "format": "certify.certificate",
-        "version": 1,
+        "version": 2,
         "model": {"sha256": "ab" * 32, "mean": 0.5, "std": [0.25, 0.5], "layout": None, "softmax": "dropped"},
         "property": {
             "kind": "ball",
@@ -118,6 +118,7 @@ def test_everything_is_read_as_it_stands() -> None:
     assert some.units == (0, 1)
     assert some.places is not None
     assert some.places[1].tolist() == [0, 2]
+    assert (all_units.adaptive, some.adaptive) == (True, False)
     assert isinstance(refine, Refine)
     assert refine.places.tolist() == [2, 0]
     assert refine.below[0].lower.tolist() == [[0.2, 1.0]]
@@ -208,7 +209,7 @@ PROPERTY = ("property",)
 i32, f32 = np.int32, np.float32
 CHANGES: dict[str, Change] = {
     "another format": put("format", "npz"),
-    "another version": put("version", 2),
+    "another version": put("version", 1),
     "a boolean version": put("version", True),
     "an unknown key": put("note", "x"),
     "a missing key": put("units", ...),
@@ -244,6 +245,8 @@ CHANGES: dict[str, Change] = {
     "a bound beyond float64": put(*PROPERTY, "high", 2**63 + 1),
     "an unknown step": put(*STEPS, 0, "do", "believe"),
     "a step of another kind": put(*STEPS, 0, "rows", [0]),
+    "a crown that says not how": put(*STEPS, 0, "adaptive", ...),
+    "a crown that is perhaps adaptive": put(*STEPS, 0, "adaptive", 1),
     "a unit out of range": put(*STEPS, 1, "units", [2]),
     "a negative unit in a step": put(*STEPS, 1, "units", [-1]),
     "a place out of range": put(*STEPS, 1, "places", {"1": np.array([3], i32)}),
@@ -413,7 +416,7 @@ ARCHIVES: dict[str, tuple[Callable[[dict[str, bytes]], Any], str]] = {
     "no JSON": (lambda e: e.update({"header.npy": npy(np.frombuffer(b"{", np.uint8))}), "not JSON"),
     "a list": (lambda e: e.update({"header.npy": npy(np.frombuffer(b"[]", np.uint8))}), "not an object"),
     "deep JSON": (lambda e: e.update({"header.npy": npy(np.frombuffer(b"[" * 10**5, np.uint8))}), "not JSON"),
-    "a key twice": (text('"version": 1', '"version": 1, "version": 1'), "twice"),
+    "a key twice": (text('"version": 2', '"version": 2, "version": 2'), "twice"),
     "NaN": (text('"high": 1.0', '"high": NaN'), "NaN"),
     "Infinity": (text('"high": 1.0', '"high": Infinity'), "Infinity"),
 }

@@ -268,7 +268,7 @@ def answer(name: str, offset: float, method: str, **how: Any) -> Outcome:
 def proofs(file: bytes, lower: Any, upper: Any, offset: float) -> Iterator[bytes]:
     """Certificates by hand: every mode, unit 0 split at 0, the input split where the box is widest, 16 parts."""
     units = read_network(file, Before(), "kept", None).units
-    crown = {"do": "crown", "units": None, "places": None}
+    crown = {"do": "crown", "units": None, "places": None, "adaptive": True}
     cases = [
         {"steps": [crown, {"do": "close", "polytopes": [0], "rows": [0], "slopes": mode}], "trees": []}
         for mode in ("interval", "adaptive", "parallel")
@@ -287,7 +287,7 @@ def by_hand(file: bytes, lower: Any, upper: Any, offset: float, proof: dict[str,
     return packed(
         {
             "format": "certify.certificate",
-            "version": 1,
+            "version": 2,
             "model": {"sha256": fingerprint(file), "mean": None, "std": None, "layout": None, "softmax": "kept"},
             "property": {
                 "kind": "cases",
@@ -522,7 +522,7 @@ def test_an_overflow_in_sharpening_is_no_empty_node() -> None:
                 "sharpen_plane": root,
                 "sharpen_beta": np.array([beta], dtype=np.float32),
             }
-            case = {"steps": [{"do": "crown", "units": None, "places": None}], "trees": [grown]}
+            case = {"steps": [{"do": "crown", "units": None, "places": None, "adaptive": True}], "trees": [grown]}
             data = by_hand(file, (0.5,), (4.0,), 0.0, case)
             assert not accepted(data, file)
             assert not accepted(data, file, exact=True)

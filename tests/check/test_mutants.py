@@ -290,13 +290,13 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "NaN counts as a proof": ("checker", "if found.bound > 0:", "if not found.bound <= 0:"),
     "float32: sums are free": (
         "single",
-        "found = rule.magnitude(*(e + SMALL for e in errors)) + gamma * top",
-        "found = rule.magnitude(*(e + SMALL for e in errors))",
+        "e + SMALL + relative * s for e, s in zip(errors, large, strict=True))) + gamma * bias",
+        "e + SMALL for e in errors))",
     ),
     "float32: errors do not spread": (
         "single",
-        "rule.magnitude(*(e + SMALL for e in errors)) + gamma * top",
-        "gamma * top",
+        "e + SMALL + relative * s",
+        "relative * s",
     ),
     "float32: nothing is needed": ("checker", "return list(deviation(bounds))", "return list(0 * deviation(bounds))"),
     "float32: an unknown deviation is none": ("single", "return math.inf\n    lost", "return 0.0\n    lost"),

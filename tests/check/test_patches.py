@@ -20,7 +20,7 @@ def test_windows_in_fractions() -> None:
     x = np.random.default_rng(6).normal(size=144)
     exact, real = (start(net, x - 0.1, x + 0.1, arithmetic) for arithmetic in (EXACT, REAL))
     step = Crown((1,), {1: np.array([0, 17, 40])})
-    for a, b in zip(crown(exact, step, None).interval(4), crown(real, step, None).interval(4), strict=True):
+    for a, b in zip(crown(exact, [step], None).interval(4), crown(real, [step], None).interval(4), strict=True):
         assert np.allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
@@ -30,7 +30,7 @@ def test_a_row_read_back_dense_is_the_row() -> None:
         graph = random_image(seed, smooth=False)
         net = network_of(graph)
         lower, upper = boxes_for(graph, seed)
-        bounds = crown(start(net, lower[0], upper[0]), ALL, None)
+        bounds = crown(start(net, lower[0], upper[0]), [ALL], None)
         for index, node in enumerate(net.nodes):
             rule = bounds.model.maps[index]
             if isinstance(node.op, Conv) and rule is not None:

@@ -173,7 +173,7 @@ def make_job(
             f"{data.name}: values from {smallest:g} to {largest:g} lie outside the input range {low:g} to {high:g}; "
             "rescale the data, or say what the range is with --input-range LOW,HIGH"
         )
-    if settings.device != "auto":
+    if settings.device not in ("auto", "cpu"):
         from certify.machine import pick_device
 
         pick_device(settings.device)

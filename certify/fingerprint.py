@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from certify.executors.choose import may_have_gpus
 from certify.options import format_ids
 from certify.version import __version__
 
@@ -21,8 +22,6 @@ FREE = ("ids", "budget", "device", "workers", "executor", "certificates")
 
 def options(job: Job, given: Preprocessing, output: Output) -> dict[str, Any]:
     """What the user chose, defaults filled in."""
-    from certify.machine import pick_device
-
     return {
         "eps": [r.text for r in job.radii],
         "norm": job.norm,
@@ -38,12 +37,21 @@ def options(job: Job, given: Preprocessing, output: Output) -> dict[str, Any]:
         "executor": output.executor,
         "shard": None if output.shard is None else str(output.shard),
         "seed": job.settings.seed,
-        "device": str(pick_device(job.settings.device)),
+        "device": _device(job.settings.device),
         "check": job.settings.check,
         "arithmetic": job.settings.arithmetic,
         "trust_solver": job.settings.trust_solver,
         "certificates": job.settings.certificates,
     }
+
+
+def _device(name: str) -> str:
+    """What torch calls it."""
+    if name == "cpu" or (name == "auto" and not may_have_gpus()):
+        return "cpu"
+    from certify.machine import pick_device
+
+    return str(pick_device(name))
 
 
 def fingerprint(job: Job, whole: Dataset, chosen: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from certify.errors import SoundnessError
 from certify.executors.base import Death, Executor, use_threads
@@ -33,6 +34,9 @@ PARTS = 4
 TRIES = 2
 LOST_TRIES = 5
 
+# What every decision of many samples needs, and takes seconds to load.
+LOADED = ("torch", "onnxruntime", "certify.pipeline")
+
 _log = logging.getLogger(__name__)
 
 Judged = tuple[Outcome, str]  # with the alarm's text or ""
@@ -44,6 +48,7 @@ class Piece:
 
     many: are they some of many? What decides few samples quickest is slow for many. threads: of the worker, more than
     one where fewer samples are left than workers: a hard one gets the cores of those with nothing to do. 0: as now.
+    settings: how, None: as the worker was told when it began.
     """
 
     positions: tuple[int, ...]
@@ -51,6 +56,7 @@ class Piece:
     seconds: float | None
     many: bool
     threads: int = 0
+    settings: Settings | None = None
 
     @property
     def deadline(self) -> float | None:
@@ -115,11 +121,29 @@ def side_by_side(workers: Workers, todo: Sequence[int], size: int, make: Make, d
                 yield given_up, [(Outcome(Verdict.ERROR, DECIDE_STAGE, answer.reason), "")] * len(given_up)
 
 
+@dataclass(frozen=True)
+class Decider:
+    """What a worker does. many: are there many samples? Then it begins with loading what it will need."""
+
+    model: Model
+    settings: Settings
+    many: bool
+
+    def __call__(self, piece: Piece) -> list[Judged]:
+        return work(self.model, self.settings, piece)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.many:
+            for name in LOADED:
+                import_module(name)
+
+
 def work(model: Model, settings: Settings, piece: Piece) -> list[Judged]:
     """One answer per property; a failing batch is retried one by one, a failing one is an error. Never raises."""
     from certify.pipeline import decide
 
-    properties, deadline = piece.properties, piece.deadline
+    properties, deadline, settings = piece.properties, piece.deadline, piece.settings or settings
     if piece.threads:
         use_threads(piece.threads)
     try:
@@ -138,7 +162,8 @@ def work(model: Model, settings: Settings, piece: Piece) -> list[Judged]:
 
 def _one(piece: Piece, position: int, prop: Property, deadline: float | None) -> Piece:
     """A sample of the piece alone, with the time that is left."""
-    return Piece((position,), (prop,), None if deadline is None else deadline - time.monotonic(), piece.many)
+    left = None if deadline is None else deadline - time.monotonic()
+    return Piece((position,), (prop,), left, piece.many, settings=piece.settings)
 
 
 def failed(stage: str, error: Exception) -> Outcome:

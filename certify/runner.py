@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +23,7 @@ from certify.executors.choose import Hands, executor
 from certify.machine import LIGHT_CASES
 from certify.model import Model
 from certify.options import Radius
-from certify.pieces import COMMIT_EVERY, Answers, Piece, Workers, as_they_end, failed, side_by_side, work
+from certify.pieces import COMMIT_EVERY, Answers, Decider, Piece, Workers, as_they_end, failed, side_by_side
 from certify.property import Ball, Polytope, Property, misclassification
 from certify.store import Row, Store
 from certify.verdict import Outcome, Verdict, as_error, examine
@@ -106,11 +105,15 @@ def run(
     from certify.attacks.replay import Replayer
 
     replayer = Replayer(job.model)
-    if not _clean(job, store, replayer, deadline, tell):
-        return False
-    if enough(store):
-        return _finished(job, store)
-    with executor(hands, partial(work, job.model, job.settings), job.settings.device) as crew:
+    left = len(job.data.y) - len(_ended(job, store))
+    decider = Decider(job.model, job.settings, left > LIGHT_CASES)
+    with executor(hands if left else NOBODY_ELSE, decider, job.settings.device) as crew:
+        if crew is not None:
+            crew.hire(left)  # they load what they need while this process has the clean stage
+        if not _clean(job, store, replayer, deadline, tell):
+            return False
+        if enough(store):
+            return _finished(job, store)
         return (order or ascending)(job, store, Means(deadline, tell, enough, crew))
 
 
@@ -119,12 +122,17 @@ def ascending(job: Job, store: Store, means: Means) -> bool:
     return all(_radius(job, store, radius, means) for radius in job.radii)
 
 
+def _ended(job: Job, store: Store) -> set[int]:
+    """Positions of the samples with a result at every radius."""
+    return set.intersection(*(store.finished(radius) for radius in job.radii))
+
+
 def _finished(job: Job, store: Store) -> bool:
     return all(len(store.finished(radius)) == len(job.data.y) for radius in job.radii)
 
 
 def _clean(job: Job, store: Store, replayer: Replayer, deadline: float | None, tell: Watch) -> bool:
-    ended = set(store.predictions()) | set.intersection(*(store.finished(r) for r in job.radii))
+    ended = set(store.predictions()) | _ended(job, store)
     todo = [p for p in range(len(job.data.y)) if p not in ended]
     for chunk in _chunks(todo, CLEAN_CHUNK):
         if _passed(deadline):
@@ -225,7 +233,7 @@ def decide_at(job: Job, radius: Radius, todo: Sequence[int], means: Means) -> An
     def piece(chunk: Sequence[int]) -> Piece:
         properties = tuple(property_of(job, p, radius, rivals) for p in chunk)
         left = None if means.deadline is None else means.deadline - time.monotonic()
-        return Piece(tuple(chunk), properties, left, len(todo) > LIGHT_CASES)
+        return Piece(tuple(chunk), properties, left, len(todo) > LIGHT_CASES, settings=job.settings)
 
     size = batch_size(job.model, job.settings)
     if means.crew is not None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from certify.errors import UsageError
@@ -59,9 +61,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def may_have_gpus() -> bool:
+    """Is there a sign of CUDA? Where there is none, nobody needs to import torch to be told that there is none."""
+    return sys.platform != "linux" or any(Path(name).exists() for name in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
+
+
 def _cards(device: str) -> tuple[str, ...]:
     """The GPUs over which processes are spread, as CUDA_VISIBLE_DEVICES names them; none where one was named."""
-    if device not in ("auto", "cuda"):
+    if device not in ("auto", "cuda") or not may_have_gpus():
         return ()
     import torch
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from certify.errors import UsageError
-from certify.executors.base import THREADS, Death
+from certify.executors.base import Death
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -53,6 +53,7 @@ class _Post:
     actor: Any
     answer: Any
     pieces: list[Any] = field(default_factory=list)
+    began: bool = False
 
 
 class Fleet(Generic[T, R]):
@@ -63,8 +64,9 @@ class Fleet(Generic[T, R]):
     def __init__(self, work: Callable[[T], R], most: int | None, *, gpus: bool) -> None:
         self._given, self._most, self._gpus = work, most, gpus
         self._posts: list[_Post] = []
+        self.count = self.together = 1
         self._looked = self._waiting = time.monotonic()
-        self._stillborn = 0
+        self._stillborn, self._why = 0, ""
         self._began = self._ours = False
 
     def __enter__(self) -> Fleet[T, R]:
@@ -78,6 +80,7 @@ class Fleet(Generic[T, R]):
             self._ours = True
         try:
             self._work = ray.put(self._given)
+            self._looked = time.monotonic() - SURVEY_SECONDS
             self._survey()
         except BaseException:
             self.__exit__(None, None, None)
@@ -103,22 +106,25 @@ class Fleet(Generic[T, R]):
         return sum(bool(post.pieces) for post in self._posts)
 
     def hire(self, pieces: int) -> None:
-        actor = self._ray.remote(Hand)
-        needs = {"num_gpus": 1} if self._per_gpu else {}
-        environment = {"env_vars": dict.fromkeys(THREADS, "1")}
+        if self._stillborn >= STARTS:
+            return
+        # Ray itself gives OMP_NUM_THREADS=1 to what needs one core.
+        actor = self._ray.remote(Hand).options(num_cpus=1, num_gpus=int(self._per_gpu), max_restarts=0)
         for _ in range(min(pieces, self.count) - len(self._posts)):
-            hand = actor.options(num_cpus=1, max_restarts=0, runtime_env=environment, **needs).remote(self._work)
+            hand = actor.remote(self._work)
             self._posts.append(_Post(hand, hand.begin.remote()))
 
     def give(self, piece: T) -> None:
-        post = next(post for post in self._posts if post.answer is None)
+        post = min((p for p in self._posts if not p.pieces), key=lambda p: p.answer is not None)
         post.pieces.append(piece)
         post.answer = post.actor.apply.remote(piece)
 
     def take(self, seconds: float | None = None) -> tuple[T, R | Death] | None:
         until = None if seconds is None else time.monotonic() + seconds
         while True:
-            self._survey()
+            self._give_up_where_nobody_begins()
+            if self._survey():
+                return None
             left = SURVEY_SECONDS if until is None else max(0.0, min(SURVEY_SECONDS, until - time.monotonic()))
             awaited = {post.answer: post for post in self._posts if post.answer is not None}
             done = self._ray.wait(list(awaited), timeout=left)[0] if awaited else []
@@ -142,21 +148,25 @@ class Fleet(Generic[T, R]):
                 return None
             own = isinstance(error, ActorDiedError) and LOST not in str(error)
             return post.pieces[0], Death(f"the worker on the cluster died ({_reason(error)})", lost=not own)
-        post.answer, self._began, self._stillborn = None, True, 0
+        post.answer, post.began, self._began, self._stillborn = None, True, True, 0
         return (post.pieces.pop(), answer) if post.pieces else None
 
     def _failed_to_begin(self, error: Exception) -> None:
-        self._stillborn += 1
-        if self._stillborn >= STARTS and not self.working:
+        if LOST not in str(error):
+            self._stillborn, self._why = self._stillborn + 1, _reason(error)
+
+    def _give_up_where_nobody_begins(self) -> None:
+        if self._stillborn >= STARTS and not any(post.began for post in self._posts):
             raise UsageError(
-                f"no worker of the Ray cluster begins ({_reason(error)}); does every machine have the same certify and "
+                f"no worker of the Ray cluster begins ({self._why}); does every machine have the same certify and "
                 "Python? What was decided is kept, --resume goes on"
             )
 
-    def _survey(self) -> None:
-        """See how many actors the cluster has room for."""
-        if hasattr(self, "_count") and time.monotonic() - self._looked < SURVEY_SECONDS:
-            return
+    def _survey(self) -> bool:
+        """See, from time to time, how many actors the cluster has room for; True where there is more than before."""
+        if time.monotonic() - self._looked < SURVEY_SECONDS:
+            return False
+        before = self.count
         self._looked = time.monotonic()
         alive = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         cores, cards = ([int(r.get(name, 0)) for r in alive] for name in ("CPU", "GPU"))
@@ -164,6 +174,7 @@ class Fleet(Generic[T, R]):
         room = cards if self._per_gpu else cores
         self.count = max(1, sum(room)) if self._most is None else self._most
         self.together = max(1, min(self.count, 1 if self._per_gpu else max(cores, default=1)))
+        return self.count > before
 
     def _say_what_we_wait_for(self) -> None:
         """Once: a run that stands still for want of room shall not look like one that computes."""

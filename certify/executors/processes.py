@@ -28,6 +28,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 CARDS = "CUDA_VISIBLE_DEVICES"
+STARTS = 3  # processes that die before they begin, one after the other, until we give up
 NOT_STARTED = (
     "a worker process did not start ({reason}); a script that uses workers must call certify under "
     'if __name__ == "__main__":, or leave workers at 1'
@@ -71,6 +72,7 @@ class Crew(Generic[T, R]):
         self._work = pickle.dumps(work)
         self._workers: list[_Worker] = []
         self._seen_ready = False
+        self._stillborn = 0  # processes that died before they began, one after the other
 
     def __enter__(self) -> Crew[T, R]:
         return self
@@ -130,20 +132,25 @@ class Crew(Generic[T, R]):
                 if worker.ready:
                     return worker.pieces.pop(), answer
                 worker.ready = self._seen_ready = True
+                self._stillborn = 0
         return None
 
     def _bury(self, worker: _Worker) -> Death:
         self._workers.remove(worker)
         reason = worker.end()
-        if not self._seen_ready:
+        if worker.ready:
+            return Death(f"the worker process died ({reason})")
+        self._stillborn += 1
+        ended_itself = reason.startswith("exit code")
+        if self._stillborn >= STARTS or (ended_itself and not self._seen_ready):
             raise UsageError(NOT_STARTED.format(reason=reason))
-        return Death(f"the worker process died ({reason})")
+        return Death(f"the worker process died before it began ({reason})", lost=True)
 
 
 def _spawn(card: str) -> _Worker:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs,), daemon=True)
+    process = context.Process(target=_serve, args=(theirs,))  # not a daemon, which could have no workers of its own
     process.start()
     theirs.close()  # or its death would not end the pipe
     return _Worker(process, ours, card, False, [])

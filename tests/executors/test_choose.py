@@ -36,6 +36,7 @@ def test_one_worker_is_this_process_and_auto_one_per_core() -> None:
 def test_processes_are_spread_over_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("certify.executors.choose.may_have_gpus", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     one_each, five = executor(Hands(0), len, "auto"), executor(Hands(5), len, "cuda")
     assert isinstance(one_each, Crew)

@@ -9,6 +9,7 @@ import signal
 import time
 from functools import partial
 from multiprocessing import active_children
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,6 +111,26 @@ class Stillborn:
 
     def __reduce__(self) -> tuple[Any, tuple[int]]:
         return os._exit, (3,)
+
+
+class Killed:
+    """The work; the first so many processes that unpickle it end as by somebody's kill -9. folder: counts them."""
+
+    def __init__(self, folder: Path, times: int) -> None:
+        self.folder, self.times = folder, times
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        folder = repr(f"{self.folder}/")
+        count = f"len(__import__('os').listdir({folder}))"
+        made = f"__import__('os').mkdir({folder} + str({count}))"
+        end = f"{count} <= {self.times} and __import__('signal').raise_signal(9)"
+        return eval, (f"({made}, {end}, __import__('operator').call)[-1]",)
+
+
+def test_a_kill_before_the_first_has_begun_is_no_reason_to_give_up(tmp_path: Path) -> None:
+    with Crew(Killed(tmp_path, 2), 1) as crew:  # type: ignore[arg-type]
+        found = answers(crew, [partial(math.sqrt, 4.0)] * 1)
+    assert found == [Death("the worker process died before it began (SIGKILL; did the memory run out?)", lost=True)]
 
 
 def test_processes_that_cannot_start_are_a_usage_error() -> None:

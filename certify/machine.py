@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
 from certify.arrays import to_numpy
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from certify.attacks.replay import Replayer
     from certify.bab.input_split import InputSearch
     from certify.bab.search import Tree
+    from certify.bab.share import Team
     from certify.bounding.crown import Knowledge
     from certify.bounding.margins import Networks, Proof, Start
     from certify.certificate.content import CaseProof
@@ -95,11 +96,21 @@ class Task:
 
 @dataclass
 class Machine:
-    """The network prepared for the stages: replay in onnxruntime, a numpy graph, torch graphs."""
+    """The network prepared for the stages: replay in onnxruntime, a numpy graph, torch graphs. cores: processes, this
+    one among them, that may work on one search. team: those that do.
+    """
 
     model: Model
     device: str
     seed: int
+    cores: int = 1
+    team: Team | None = None
+
+    def close(self) -> None:
+        """End the processes that help."""
+        if self.team is not None:
+            self.team.close()
+            self.team = None
 
     @cached_property
     def replayer(self) -> Replayer:
@@ -217,7 +228,7 @@ class Machine:
         """Complete search by splits of neurons, from where alpha-CROWN or an earlier call left it."""
         from certify.bab.envelope import planes_pay
         from certify.bab.root import begin
-        from certify.bab.search import Tree, grow
+        from certify.bab.search import Tree
 
         if task.start is None:
             return
@@ -229,13 +240,24 @@ class Machine:
             if not task.open:
                 return
         started = time.perf_counter()
-        found = grow(task.tree, deadline)
+        found = self._team(task.tree, task.case).grow(deadline)
         task.spend(SEARCH_STAGE, time.perf_counter() - started)
         task.raise_to(found.lower, SEARCH_STAGE)
         if found.witness is not None:
             task.witness, task.stage = found.witness, SEARCH_STAGE
         if found.lower > 0 and task.proof is None:
             task.proof = task.tree.proof()
+
+    def _team(self, tree: Tree, case: Case) -> Team:
+        """Who grows the tree: this process, and others where the search takes long; one tree at a time has them."""
+        from certify.bab.share import Team
+        from certify.executors.processes import Crew
+
+        if self.team is None or self.team.tree is not tree:
+            self.close()
+            others = self.cores - 1 if tree.root.nets.device.type == "cpu" else 0
+            self.team = Team(tree, partial(_judge_of, self.model, case), Crew, others)
+        return self.team
 
     def mend(self, task: Task, tree: int, nodes: Sequence[int], deadline: float) -> None:
         """Go on with the search whose tree the checker did not accept, where it did not; deadline as ever."""
@@ -293,6 +315,11 @@ class Machine:
             return next((w for w in judged if w is not None), None)
 
         return replay
+
+
+def _judge_of(model: Model, case: Case) -> Callable[[Float64], Witness | None]:
+    """A machine's judge of a case, for another process."""
+    return Machine(model, "cpu", 0).judge(case)
 
 
 def may_split(case: Case) -> bool:

@@ -54,14 +54,16 @@ def decide(
     *,
     deadline: float | None = None,
     many: bool = False,
+    cores: int = 1,
 ) -> list[Outcome]:
     """One outcome per property, in order, the whole batch at once.
 
     deadline: on time.monotonic()'s clock, for all together; without one, settings.timeout per property.
-    many: these are some of many, so that importing torch pays however few they are.
+    many: these are some of many, so that importing torch pays however few they are. cores: processes that may work on
+    one hard search; more than 1 only under `if __name__ == "__main__":`, for others are started.
     """
     found: dict[int, Outcome] = {}
-    for outcomes in decide_each(model, properties, settings, deadline=deadline, many=many):
+    for outcomes in decide_each(model, properties, settings, deadline=deadline, many=many, cores=cores):
         found.update(outcomes)
     return [found[owner] for owner in range(len(properties))]
 
@@ -73,13 +75,14 @@ def decide_each(
     *,
     deadline: float | None = None,
     many: bool = False,
+    cores: int = 1,
 ) -> Iterator[dict[int, Outcome]]:
     """As `decide`: index of a property -> its outcome, in groups, as soon as these are known."""
     end = time.monotonic() + settings.timeout * len(properties)
     end = end if deadline is None else min(end, deadline)
     stop = end - (min(CHECK_SECONDS, CHECK_SHARE * max(0.0, end - time.monotonic())) if settings.check else 0.0)
     tasks = [Task(owner, case) for owner, prop in enumerate(properties) for case in prop.cases]
-    machine = Machine(model, settings.device, settings.seed)
+    machine = Machine(model, settings.device, settings.seed, cores)
     light = not many and len(tasks) <= LIGHT_CASES and bool(machine.light_methods)
     waiting = dict(enumerate(properties))
 
@@ -99,20 +102,23 @@ def decide_each(
                 task.start = task.tree = task.boxes = task.proof = None
         return found
 
-    for stage in _stages(machine, light, settings):
-        still = [t for t in tasks if t.open]
-        if not still or time.monotonic() >= stop:
-            break
-        for _ in stage(still, stop) or ():
+    try:
+        for stage in _stages(machine, light, settings):
+            still = [t for t in tasks if t.open]
+            if not still or time.monotonic() >= stop:
+                break
+            for _ in stage(still, stop) or ():
+                if outcomes := ended():
+                    yield outcomes
+            _refute_no_further(tasks)
             if outcomes := ended():
                 yield outcomes
-        _refute_no_further(tasks)
+        for task in tasks:
+            task.done = True
         if outcomes := ended():
             yield outcomes
-    for task in tasks:
-        task.done = True
-    if outcomes := ended():
-        yield outcomes
+    finally:
+        machine.close()
 
 
 # What a stage yields, if anything, only says that a case has come to its end.

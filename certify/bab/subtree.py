@@ -52,7 +52,7 @@ class Ground:
 @dataclass(frozen=True, eq=False)
 class Subtree:
     """Disjoint open subproblems of a search, their nodes numbered 0, 1, ...; width, most: of its steps, as the tree's;
-    room: subproblems above which it goes depth-first.
+    room: subproblems above which it goes depth-first. sharpens: are neurons sharpened?
     """
 
     loan: int
@@ -60,6 +60,7 @@ class Subtree:
     width: int
     most: int
     room: int
+    sharpens: bool
 
     def plant(self, ground: Ground, replay: Replay) -> Tree:
         """The subtree as a tree of its own, which may lend parts of itself."""
@@ -69,10 +70,10 @@ class Subtree:
         log.roots(self.subs)
         tree = Tree(root, replay, ground.options, pool, math.inf, self.width, self.most, log)
         tree.asked = tree.lifted = True
-        if ground.planes is None and ground.marks is not None:
+        if self.sharpens and ground.planes is None and ground.marks is not None:
             with torch.no_grad():
                 ground.planes = planes_of(root, *ground.marks)
-        tree.planes, tree.leaves = ground.planes, ground.leaves
+        tree.planes, tree.leaves = ground.planes if self.sharpens else None, ground.leaves
         return tree
 
     def grow(self, ground: Ground, replay: Replay, deadline: float) -> Grown:
@@ -112,6 +113,8 @@ def donate(tree: Tree, hands: int, count: int) -> list[Subtree]:
 
     What fails, for want of memory say, lends nothing.
     """
+    if not len(tree.pool) or not count:
+        return []
     subs, first = tree.pool.pop((hands + 1) * count), tree.loans
     try:
         order = torch.argsort(subs.lower, stable=True)
@@ -123,7 +126,8 @@ def donate(tree: Tree, hands: int, count: int) -> list[Subtree]:
     tree.loans += len(parts)
     tree.lent.update((first + k, part) for k, part in enumerate(parts))
     tree.restore(first)
-    return [Subtree(first + k, numbered[k], tree.width, tree.most, tree.pool.most) for k in range(1, len(parts))]
+    rest = (tree.width, tree.most, tree.pool.most, tree.planes is not None)
+    return [Subtree(first + k, numbered[k], *rest) for k in range(1, len(parts))]
 
 
 def adopt(tree: Tree, grown: Grown) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from fractions import Fraction
 
@@ -13,9 +14,12 @@ from random_nets import boxes_for, random_flat, random_image, relu_mlp, samples
 from certify import ops
 from certify.bab.branching import Splits, children, split_points
 from certify.bab.root import begin
+from certify.bab.search import grow
 from certify.bounding.alpha import AlphaOptions
 from certify.bounding.margins import Networks, prove
-from certify.property import Box, Case, LpBall, Polytope
+from certify.judge import Asked
+from certify.judge import judge as judge_proofs
+from certify.property import Box, Case, LpBall, Polytope, Property
 from certify.verdict import Witness
 
 CPU = torch.device("cpu")
@@ -85,6 +89,17 @@ def judge(graph, case):
         return None
 
     return replay
+
+
+def accepted(model, case, tree):
+    """Does the checker accept a closed tree, at once or after the search went on where it finds it open?"""
+    for _ in range(4):
+        (answer,) = judge_proofs(model, [Asked(Property((case,)), [tree.proof()])])
+        if answer.open is None:
+            return answer.accepted
+        tree.reopen(*answer.open[1:])
+        grow(tree, time.monotonic() + 60.0)
+    return False
 
 
 def start_of(graph, case, *, wide=False, iterations=20):

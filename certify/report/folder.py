@@ -21,7 +21,7 @@ from certify.errors import DiskError, UsageError
 from certify.options import Radius, parse_eps
 from certify.report.accounting import Bracket, bracket
 from certify.report.result import Report
-from certify.run_folder import DATABASE
+from certify.run_folder import DATABASE, LOCK
 from certify.store import SCHEMA_VERSION, SampleResult, Store
 
 WAIT = 10.0  # seconds that a reader waits for a writer's commit, which takes milliseconds
@@ -128,13 +128,17 @@ def read_witness(root: Path, result: SampleResult) -> Shown:
 
 
 def is_running(root: Path) -> bool:
-    """Does a process hold the folder? Where the system does not tell: has anything been committed just now?"""
+    """Does a process hold the folder? Where this machine cannot know: has anything been committed just now?"""
     try:
-        inode = str(root.stat().st_ino)
-        held = [line.split() for line in LOCKS.read_text().splitlines()]
-        return any(f[1] == "FLOCK" and f[5].rsplit(":", 1)[-1] == inode for f in held if len(f) > 5)
-    except OSError:
-        return time.time() - (root / DATABASE).stat().st_mtime < RECENT
+        held = {line.split()[5].rsplit(":", 1)[-1] for line in LOCKS.read_text().splitlines() if " FLOCK " in line}
+        if str(root.stat().st_ino) in held:
+            return True
+        # On a network disk it is a file that is held, maybe by another machine (certify.run_folder.lock).
+        if not (root / LOCK).exists():
+            return False
+    except (OSError, IndexError):
+        pass
+    return time.time() - (root / DATABASE).stat().st_mtime < RECENT
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from certify.report.html_data import (
     spent,
     views,
 )
-from certify.report.html_pictures import Change, Pictures, changes, pictures
+from certify.report.html_pictures import LARGEST, Change, Pictures, changes, pictures
 from certify.store import SampleResult
 from certify.version import __version__
 
@@ -94,6 +94,7 @@ def render(folders: Sequence[Folder], *, live: str = "") -> str:
             live=live,
             kinds=KINDS,
             confidence=CONFIDENCE,
+            largest=LARGEST,
             **_shared(),
         )
     )

@@ -70,11 +70,12 @@ class View:
         return tuple(sorted(open_, key=lambda r: (-r.outcome.lower, r.id)))
 
     def retry(self, ids: Sequence[int]) -> str:
-        """The command that tries some samples again, with more time."""
+        """The command that tries some samples again, with every method and more time."""
         report = self.folder.report
         seconds = report.options.get("timeout")
-        longer = {"--timeout": f"{PATIENCE * seconds:g}"} if isinstance(seconds, int | float) else {}
-        return again(replace(report, command={**report.command, **longer}), self.radius, ids)
+        more = {"--timeout": f"{PATIENCE * seconds:g}"} if isinstance(seconds, int | float) else {}
+        kept = {name: value for name, value in report.command.items() if name != "--method"}
+        return again(replace(report, command={**kept, **more}), self.radius, ids)
 
 
 def views(folder: Folder, name: str) -> list[View]:

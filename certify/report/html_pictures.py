@@ -15,19 +15,23 @@ from certify.report.folder import Floats, Shown
 LARGEST = 128  # pixels a side; larger pictures are averaged down
 SMALLEST = 6  # pixels a side; what is smaller is numbers, not a picture
 MOST_CHANGES = 6
+MILD = 0.75  # of the full contrast, for changes in three colours: the corners of the colour cube glare
 # Less and more, in colours that colour-blind readers tell apart; nothing is drawn where nothing has changed.
 LESS, MORE = (0, 114, 178), (213, 94, 0)
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """data: addresses of PNGs; None: the clean input is not kept. amplified: factor of the difference's contrast."""
+    """Addresses of PNGs; None: the clean input is not kept. amplified: the factor between change and its picture;
+    reduced: pixels are averages; colours: three channels.
+    """
 
     witness: str
     clean: str | None = None
     difference: str | None = None
     amplified: float = 1.0
     reduced: bool = False
+    colours: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def pictures(shown: Shown, input_range: tuple[float, float]) -> Pictures | None:
     adversarial = _png(_bytes((_reduce(witness) - low) / (high - low)))
     clean = None if shown.clean is None else _image(shown.clean)
     if clean is None:
-        return Pictures(adversarial, reduced=reduced)
+        return Pictures(adversarial, reduced=reduced, colours=witness.ndim == 3)
     change = _reduce(witness) - _reduce(clean)
     largest = float(np.abs(change).max(initial=0.0))
     factor = (high - low) / largest if largest > 0 else 1.0
@@ -59,6 +63,7 @@ def pictures(shown: Shown, input_range: tuple[float, float]) -> Pictures | None:
         _png(_signed(change / largest if largest > 0 else change)),
         factor,
         reduced,
+        witness.ndim == 3,
     )
 
 
@@ -98,7 +103,7 @@ def _reduce(image: Floats) -> Floats:
 def _signed(change: Floats) -> NDArray[np.uint8]:
     """-1 to 1: one channel as the strength of two colours, three as grey that leans to a colour."""
     if change.ndim == 3:
-        return _bytes((1 + change) / 2)
+        return _bytes((1 + MILD * change) / 2)
     colours = np.where(change[..., None] < 0, LESS, MORE)
     return np.concatenate([colours, _bytes(np.abs(change))[..., None]], axis=-1).astype(np.uint8)
 

@@ -64,6 +64,8 @@ class Certifier:
             close = get_close_matches(name, _names(run), n=1, cutoff=0.3)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise UsageError(f"assert_certified: {name}: certify.run has no such option{hint}")
+        if not asked.get("check", True):
+            raise UsageError("assert_certified rests on proofs that the checker accepts: leave check=False out")
         gate = Gate(Conditions(min_certified=parse_share(asked.pop("at_least"), option="at_least")))
         radii = parse_eps(asked["eps"])
         if "out" not in asked:
@@ -80,6 +82,8 @@ def certify(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """Assertions about the robustness of networks, such as certify.assert_certified(model, data, eps=, at_least=)."""
     defaults: dict[str, Any] = {}
     for mark in reversed(list(request.node.iter_markers(MARKER))):  # the closest last
+        if mark.args:
+            raise pytest.UsageError(f"the marker certify takes named options, such as eps='2/255', not {mark.args}")
         defaults |= mark.kwargs
     return Certifier(defaults, lambda: tmp_path_factory.mktemp("certify"))
 

@@ -37,6 +37,13 @@ class TestMarked:
     def test_unknown_option(self, certify):
         certify.assert_certified("net.onnx", "data.npz", at_least=0.5, epsilon=1)
 
+@pytest.mark.certify("2/255")
+def test_positional(certify):
+    pass
+
+def test_unchecked(certify):
+    certify.assert_certified("net.onnx", "data.npz", eps=0, at_least=0, check=False)
+
 def test_with_the_fixture_alone(certify):
     pass
 
@@ -58,7 +65,7 @@ def test_passing_failing_and_bad_tests(linear: Path, pytester: pytest.Pytester) 
     for name in ("net.onnx", "data.npz"):
         (pytester.path / name).write_bytes((linear / name).read_bytes())
     result = pytester.runpytest_subprocess(*PLAIN)
-    result.assert_outcomes(passed=3, failed=3)
+    result.assert_outcomes(passed=3, failed=4, errors=1)
     text = result.stdout.str()
     assert "at least 50% asked for: not met" in text
     assert re.search(r"falsified at eps 0\.4: [\d,-]+\n", text)
@@ -69,12 +76,14 @@ def test_passing_failing_and_bad_tests(linear: Path, pytester: pytest.Pytester) 
         assert int(np.argmax(stored["y"])) != int(stored["label"])
     assert "at_least is missing, in the call and in the marker" in text
     assert "epsilon: certify.run has no such option; did you mean eps?" in text
+    assert "the marker certify takes named options" in text
+    assert "leave check=False out" in text
     assert "PytestUnknownMarkWarning" not in text
 
 
 def test_the_fixture_bears_the_marker(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(CASES)
-    pytester.runpytest_subprocess(*PLAIN, "-m", "not certify").assert_outcomes(passed=1, deselected=5)
+    pytester.runpytest_subprocess(*PLAIN, "-m", "not certify").assert_outcomes(passed=1, deselected=7)
 
 
 def test_a_loaded_network_and_arrays(linear: Path, tmp_path: Path) -> None:

@@ -106,11 +106,12 @@ def write_gate(report: Report, decision: Decision, options: Mapping[str, Any]) -
 
 def show_gate(report: Report, decision: Decision, *, quiet: bool) -> None:
     """Findings, what changed since the baseline, and the outcome in one word at the end."""
+    from certify.gate import Ruling
     from certify.gate_baseline import Change
     from certify.report.again import again, named
 
-    if not quiet:
-        for finding in decision.findings:
+    for finding in decision.findings:
+        if not quiet or finding.ruling is not Ruling.MET:
             click.echo(f"  {finding.sentence}")
     for eps, comparison in decision.comparisons.items():
         for change in Change:

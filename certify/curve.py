@@ -6,10 +6,12 @@ which on it falls, and between the two bisection decides what is left, the sampl
     a proof at one eps is a proof at every smaller one, and its certificate is theirs
     a witness at one eps is one at every larger eps; it is also moved into the smaller balls, smallest last, and
     replayed there, which costs a run of the network and often saves a decision
-    unknown at one eps: both sides are searched, for the highest proof and for the lowest witness; what lies between
-    two undecided radii is not tried and stays unknown
+    unknown at one eps: both sides are searched, for the highest proof and for the lowest witness. An attack that found
+    nothing in a ball is not repeated in smaller ones, nor bounds that did not suffice for it in larger ones. What lies
+    between two undecided radii is not tried and stays unknown
 
-What comes of it is what a run over all the radii comes to, up to time limits: one result per (sample, eps).
+What comes of it is what a run over all the radii comes to, up to time limits and an attack's luck: one result per
+(sample, eps).
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+from certify.options import BOUND_METHODS
 from certify.property import Case, Polytope
 from certify.runner import Job, Means, Progress, against_smaller, decide_at, property_of
+from certify.settings import Settings
 from certify.store import Row, Store, certificate_path
 from certify.verdict import Outcome, Verdict, as_error, examine
 
@@ -37,11 +41,13 @@ class Bisection:
     def __post_init__(self) -> None:
         self.high = self.count
 
-    def next(self) -> int | None:
-        """The radius to decide next: the middle of what is open below, then above, those that stayed undecided."""
+    def next(self) -> tuple[int, int] | None:
+        """The radius to decide next, and its side of those that stayed undecided: -1 below, 1 above, 0 for none."""
         inner = [k for k in self.tried if self.low < k < self.high]
-        gaps = [(self.low, self.high)] if not inner else [(self.low, min(inner)), (max(inner), self.high)]
-        return next(((a + b) // 2 for a, b in gaps if b - a > 1), None)
+        gaps = [(self.low, self.high, 0)]
+        if inner:
+            gaps = [(self.low, min(inner), -1), (max(inner), self.high, 1)]
+        return next((((a + b) // 2, side) for a, b, side in gaps if b - a > 1), None)
 
     def between(self) -> list[tuple[int, int, int]]:
         """(radius, next undecided one below, above), for the radii that are never tried; after the last `next`."""
@@ -62,6 +68,18 @@ def bisect(job: Job, store: Store, means: Means) -> bool:
     return _Curve(job, store, means).go()
 
 
+def one_sided(settings: Settings, side: int) -> Settings:
+    """What is left to try below (-1) or above (1) a radius where neither attack nor proof succeeded.
+
+    Complete search also finds witnesses, so above it is tried again.
+    """
+    if side < 0 and settings.method != "attack":
+        return replace(settings, attack=False)
+    if side > 0 and settings.method in BOUND_METHODS:
+        return replace(settings, method="attack")
+    return settings
+
+
 class _Curve:
     """The bisections of all samples, and the store that they fill."""
 
@@ -78,24 +96,25 @@ class _Curve:
     def go(self) -> bool:
         """Rounds of decisions until no sample asks for another; False if the deadline came first."""
         while waiting := self._waiting():
-            for index, positions in sorted(waiting.items()):
-                if not self._decide(index, positions):
+            for (index, side), positions in sorted(waiting.items()):
+                if not self._decide(index, side, positions):
                     return False
         self._fill()
         return True
 
-    def _waiting(self) -> dict[int, list[int]]:
-        """Rank of a radius -> the samples that ask for it."""
-        waiting: dict[int, list[int]] = defaultdict(list)
+    def _waiting(self) -> dict[tuple[int, int], list[int]]:
+        """(rank of a radius, side) -> the samples that ask for it."""
+        waiting: dict[tuple[int, int], list[int]] = defaultdict(list)
         for position, state in self.open.items():
-            if (index := state.next()) is not None:
-                waiting[index].append(position)
+            if (asked := state.next()) is not None:
+                waiting[asked].append(position)
         return waiting
 
-    def _decide(self, index: int, positions: list[int]) -> bool:
+    def _decide(self, index: int, side: int, positions: list[int]) -> bool:
         """These samples at one radius; False if the run shall end with some left."""
         radius, ended = self.job.radii[index], 0
-        for chunk, pairs in decide_at(self.job, radius, positions, self.means):
+        job = replace(self.job, settings=one_sided(self.job.settings, side))
+        for chunk, pairs in decide_at(job, radius, positions, self.means):
             late = self.means.late
             entries: dict[int, Entry] = {}
             for position, (outcome, alarm) in zip(chunk, pairs, strict=True):

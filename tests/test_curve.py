@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from certify.api import Output, Preprocessing, execute, make_job
 from certify.attacks.replay import inside
-from certify.curve import Bisection, bisect
+from certify.curve import Bisection, bisect, one_sided
 from certify.options import parse_eps
 from certify.property import Ball, Property
 from certify.report.result import Report
@@ -52,7 +53,11 @@ def asked(prop: Property) -> float:
 def truth(state: Bisection, low: int, high: int, failing: frozenset[int] = frozenset()) -> list[int]:
     """Drive the bisection of a sample that is proved up to `low` and falls from `high` on; what was asked."""
     found = []
-    while (k := state.next()) is not None:
+    while (asked := state.next()) is not None:
+        k, side = asked
+        if side:
+            assert state.tried
+            assert side * k > max(side * j for j in state.tried if state.low < j < state.high)
         found.append(k)
         if k <= low:
             state.low = k
@@ -125,6 +130,43 @@ def test_undecided_radii_between_undecided_ones_are_not_tried(linear: Path, exac
         assert report.at(eps).unknown == 0
     counts = [(b.certified, b.attacked) for b in report.brackets.values()]
     assert counts == sorted(counts, reverse=True)
+
+
+def test_below_an_undecided_ball_nothing_is_attacked_and_above_nothing_is_proved(
+    linear: Path, exact: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[bytes, dict[float, tuple[str, bool]]] = {}
+    decide = exact.decide
+
+    def tired(model: Any, properties: Sequence[Property], settings: Settings, **limits: Any) -> list[Outcome]:
+        for p in properties:
+            assert p.ball is not None
+            given.setdefault(p.ball.center.tobytes(), {})[asked(p)] = settings.method, settings.attack
+        found = decide(model, properties, settings, **limits)
+        return [
+            Outcome(Verdict.UNKNOWN, "tired", lower=-1.0, upper=1.0)
+            if asked(p) >= 0.25 and o.verdict is Verdict.VERIFIED
+            else o
+            for p, o in zip(properties, found, strict=True)
+        ]
+
+    monkeypatch.setattr(exact, "decide", tired)
+    made = replace(job(linear), settings=Settings(method="crown", device="cpu"))
+    report = go(made)
+    undecided = [r.id for r in report.results if r.eps.key == "1/4" and r.outcome.verdict is Verdict.UNKNOWN]
+    assert undecided
+    for number in undecided:
+        ways = given[made.data.x[number].astype(np.float64).tobytes()]
+        assert ways.pop(0.25) == ("crown", True)
+        assert {how for eps, how in ways.items() if eps < 0.25} == {("crown", False)}
+        assert {how for eps, how in ways.items() if eps > 0.25} <= {("attack", True)}
+
+
+def test_complete_search_is_tried_again_above(linear: Path) -> None:
+    for method in ("auto", "mip"):
+        assert one_sided(Settings(method=method), 1) == Settings(method=method)
+    assert one_sided(Settings(method="attack"), -1) == Settings(method="attack")
+    assert one_sided(Settings(method="crown"), 0) == Settings(method="crown")
 
 
 def test_a_witness_in_a_proved_ball_is_an_alarm(linear: Path, exact: ModuleType) -> None:

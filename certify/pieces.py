@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from certify.errors import SoundnessError
-from certify.executors.base import Death, Executor, use_threads
+from certify.executors.base import Death, Executor
 from certify.property import Property
 from certify.verdict import Outcome, Verdict, examine
 
@@ -46,8 +46,8 @@ Judged = tuple[Outcome, str]  # with the alarm's text or ""
 class Piece:
     """Samples for one worker. seconds: until the run's deadline, from when it was given (clocks of machines differ).
 
-    many: are they some of many? What decides few samples quickest is slow for many. threads: of the worker, more than
-    one where fewer samples are left than workers: a hard one gets the cores of those with nothing to do. 0: as now.
+    many: are they some of many? What decides few samples quickest is slow for many. cores: more than one where fewer
+    samples are left than workers: a hard one's search is shared out to processes in place of those with nothing to do.
     settings: how, None: as the worker was told when it began.
     """
 
@@ -55,7 +55,7 @@ class Piece:
     properties: tuple[Property, ...]
     seconds: float | None
     many: bool
-    threads: int = 0
+    cores: int = 1
     settings: Settings | None = None
 
     @property
@@ -102,8 +102,9 @@ def side_by_side(workers: Workers, todo: Sequence[int], size: int, make: Make, d
             most = min(COMMIT_EVERY, size // workers.together, len(waiting) // (PARTS * workers.count))
             source = alone or waiting
             taken = [source.popleft() for _ in range(1 if alone else max(1, most))]
-            sharing = workers.working + 1 + len(alone) + len(waiting)
-            workers.give(replace(make(taken), threads=max(1, workers.together // sharing)))
+            workers.give(replace(make(taken), cores=workers.together))
+        if not (alone or waiting):
+            workers.rest()
         patience = None if deadline is None or late() else deadline - time.monotonic()
         if (ended := workers.take(patience)) is None:
             continue
@@ -144,10 +145,8 @@ def work(model: Model, settings: Settings, piece: Piece) -> list[Judged]:
     from certify.pipeline import decide
 
     properties, deadline, settings = piece.properties, piece.deadline, piece.settings or settings
-    if piece.threads:
-        use_threads(piece.threads)
     try:
-        outcomes = decide(model, properties, settings, deadline=deadline, many=piece.many)
+        outcomes = decide(model, properties, settings, deadline=deadline, many=piece.many, cores=piece.cores)
         if len(outcomes) != len(properties):
             raise RuntimeError(f"{len(outcomes)} outcomes for {len(properties)} properties")
     except Exception as error:

@@ -57,6 +57,7 @@ def decide_each(
     *,
     deadline: float | None = None,
     many: bool = False,
+    cores: int = 1,
 ) -> Iterator[dict[int, Outcome]]:
     yield dict(enumerate(decide(model, properties, settings, deadline=deadline, many=many)))
 
@@ -68,6 +69,7 @@ def decide(
     *,
     deadline: float | None = None,
     many: bool = False,
+    cores: int = 1,
 ) -> list[Outcome]:
     hooks.calls.append(len(properties))
     stored = {t.name: numpy_helper.to_array(t) for t in onnx.load_from_string(model.onnx_bytes).graph.initializer}

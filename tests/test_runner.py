@@ -346,12 +346,12 @@ class InTurn:
 
     deadly: frozenset[int] = frozenset()
     given: list[tuple[int, ...]]
-    threads: list[int]
+    cores: list[int]
 
     def __init__(self, work: Callable[[Piece], object], count: int, cards: tuple[str, ...]) -> None:
         self.count, self._work, self._pieces = count, work, list[Piece]()
         self.together = count
-        type(self).given, type(self).threads = [], []
+        type(self).given, type(self).cores = [], []
 
     def __enter__(self) -> InTurn:
         return self
@@ -372,8 +372,8 @@ class InTurn:
 
     def give(self, piece: Piece) -> None:
         self.given.append(piece.positions)
-        self.threads.append(piece.threads)
-        self._pieces.append(replace(piece, threads=0))  # this process keeps its own
+        self.cores.append(piece.cores)
+        self._pieces.append(piece)
 
     def take(self, seconds: float | None = None) -> tuple[Piece, object]:
         piece = self._pieces.pop()
@@ -401,18 +401,18 @@ def test_workers_change_no_verdict(linear: Path, exact: ModuleType, crew: type[I
     assert max(map(len, crew.given)) <= max(1, 4 // workers), "the processes share the memory of one batch"
 
 
-def test_the_last_samples_have_the_threads_of_processes_without_any(
+def test_the_last_samples_have_the_cores_of_processes_without_any(
     linear: Path, exact: ModuleType, crew: type[InTurn]
 ) -> None:
     """22 samples at each of two radii, one a batch: of 50 processes each has two cores, of 40 one."""
     made = job(linear, exact)
     go(made, workers=50)
-    assert crew.threads == [2] * 44
+    assert crew.cores == [2] * 44
     go(made, workers=40)
-    assert crew.threads == [1] * 44
+    assert crew.cores == [1] * 44
     go(made, workers=2)
-    assert set(crew.threads) <= {1, 2}
-    assert crew.threads[0] == 1
+    assert set(crew.cores) <= {1, 2}
+    assert crew.cores[0] == 1
 
 
 def test_a_process_that_dies_is_an_error_for_the_sample_that_killed_it(

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from certify.executors.choose import EXECUTORS, Hands, parse_hands
+from certify.executors.choose import EXECUTORS, Hands, free_cores, may_have_gpus, parse_hands
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -15,7 +15,8 @@ _OPTIONS = (
     click.option(
         "--workers",
         metavar="N",
-        help="So many decide samples side by side, one thread each; auto: one per core or GPU.  [1; with ray auto]",
+        help="So many decide samples side by side, one thread each; auto: one per core or GPU.  [default: auto, "
+        "but not more than OMP_NUM_THREADS]",
     ),
     click.option(
         "--executor",
@@ -41,4 +42,8 @@ def hands_options(command: Command) -> Command:
 
 def hands(options: Mapping[str, Any]) -> Hands:
     """Who decides samples. Raises UsageError."""
-    return parse_hands(options["workers"], options["executor"], option="--workers")
+    workers = options["workers"]
+    if workers is None and options["executor"] == "processes":
+        free = free_cores()
+        workers = "auto" if free > 1 and may_have_gpus() else free
+    return parse_hands(workers, options["executor"], option="--workers")

@@ -46,7 +46,7 @@ EPILOG = """
 \b
 The result file's first line is unsat (the property holds), sat (a witness follows: ((X_0 v) ... (Y_0 v) ...)),
 unknown or timeout; the same line goes to stdout. Witnesses are confirmed by onnxruntime, unsat by the independent
-checker. Time counts from the start of the process.
+checker. Time counts from the start of the process. A hard search uses all cores; OMP_NUM_THREADS limits them.
 
 \b
 Examples:
@@ -171,6 +171,7 @@ def decide_property(
     """The pipeline's outcome for one property, a proof against a witness being a SoundnessError. proofs: Settings of
     them.
     """
+    from certify.executors.choose import free_cores
     from certify.frontends.onnx_import import load_model
     from certify.frontends.vnn_spec import load_property
     from certify.pipeline import decide
@@ -188,7 +189,7 @@ def decide_property(
     (prop,) = found
     left = max(0.001, deadline - time.monotonic())
     settings = Settings(timeout=left, seed=seed, long_attack=LONG_ATTACK_SHARE * left, **(proofs or {}))
-    (outcome,) = decide(network, [prop], settings, deadline=deadline)
+    (outcome,) = decide(network, [prop], settings, deadline=deadline, cores=free_cores())
     outcome, alarm = examine(outcome)
     if alarm:
         raise SoundnessError(f"soundness alarm, a bug in certify: {alarm}")

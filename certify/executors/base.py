@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, TypeVar
@@ -58,15 +56,11 @@ class Executor(Protocol[T, R]):
         Raises UsageError where no worker can be started at all.
         """
 
+    def rest(self) -> None:
+        """Nothing waits to be given: whoever is idle may help with the pieces of others, until it is given one."""
+
     def __enter__(self) -> Executor[T, R]: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-
-
-def use_threads(count: int) -> None:
-    """Let this process compute on so many threads, other than it began with; numpy's products keep to what they had."""
-    os.environ.update(dict.fromkeys(THREADS, str(count)))  # for what is loaded later
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(count)

@@ -18,6 +18,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 EXECUTORS = ("processes", "ray")
+PROCESS_BYTES = 1 << 30  # of a process with torch, a network of some million weights, and a frontier
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,18 @@ def executor(hands: Hands, work: Callable[[T], R], device: str) -> AbstractConte
 def cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_cores() -> int:
+    """Processes where nobody said how many: one per core that this one may use, no more than OMP_NUM_THREADS says, nor
+    than the memory has room for.
+    """
+    told, found = os.environ.get("OMP_NUM_THREADS", ""), cores()
+    if told.isdigit() and int(told):
+        found = min(found, int(told))
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        found = min(found, max(1, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // PROCESS_BYTES))
+    return found
 
 
 def may_have_gpus() -> bool:

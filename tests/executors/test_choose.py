@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 
 import pytest
 
 from certify.errors import UsageError
-from certify.executors.choose import Hands, cores, executor, parse_hands
+from certify.executors.choose import Hands, cores, executor, free_cores, parse_hands
 from certify.executors.cluster import Fleet
 from certify.executors.processes import Crew
 
@@ -31,6 +32,16 @@ def test_one_worker_is_this_process_and_auto_one_per_core() -> None:
     three = executor(Hands(3), len, "cpu")
     assert isinstance(three, Crew)
     assert (three.count, three.together) == (3, 3)
+
+
+def test_nobody_takes_more_cores_than_the_process_has_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(6)), raising=False)
+    for told, found in (("", 6), ("1", 1), ("4", 4), ("64", 6), ("0", 6), ("many", 6)):
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+        assert free_cores() == min(found, max(1, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30))
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {3}, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert free_cores() == 1
 
 
 def test_processes_are_spread_over_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from certify.errors import UsageError
-from certify.executors.base import THREADS, Death, use_threads
+from certify.executors.base import THREADS, Death
 from certify.executors.processes import Crew
 
 # Pieces are calls of the standard library, which every process can import.
@@ -77,13 +76,6 @@ def test_every_process_sees_its_own_gpu() -> None:
         crew.hire(3)
         seen = answers(crew, [partial(os.getenv, "CUDA_VISIBLE_DEVICES") for _ in range(3)])
     assert sorted(w for w in seen) == ["4", "4", "7"]
-
-
-def test_a_process_may_be_given_more_threads() -> None:
-    with Crew(WORK, 1) as crew:
-        asked = partial(torch.get_num_threads)
-        found = answers(crew, [partial(use_threads, 2), asked, partial(use_threads, 1), asked])
-    assert found == [None, 2, None, 1]
 
 
 def test_a_process_that_dies_without_a_piece_costs_none() -> None:

@@ -55,9 +55,10 @@ class Grid:
         parts = FINE if levels is None else max(1, math.ceil(FINENESS * coarse / deviation))
         grid = Grid(low, coarse / parts)
         if (high - low + 10 * deviation) / grid.step >= EXACT:
+            wrong, better = ("small", "larger") if deviation < high - low else ("large", "smaller")
             raise UsageError(
-                f"sigma {deviation:g} is too small for inputs from {low:g} to {high:g}: noise and input have no grid "
-                "in common that float32 holds; give a larger sigma"
+                f"sigma {deviation:g} is too {wrong} for inputs from {low:g} to {high:g}: noise and input have no grid "
+                f"in common that float32 holds; give a {better} sigma"
             )
         return grid
 

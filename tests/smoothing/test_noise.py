@@ -166,3 +166,5 @@ def test_data_on_no_grid_are_moved_and_the_distance_is_told():
     assert grid.places(x, 1)[1] >= away >= grid.places(x, np.inf)[1] >= real / np.sqrt(50)
     with pytest.raises(UsageError, match="too small"):
         Grid.of(x, (0.0, 1e6), 1e-3)
+    with pytest.raises(UsageError, match="too large"):
+        Grid.of(np.rint(x * 255) / 255, (0.0, 1.0), 1e6)

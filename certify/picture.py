@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,9 +74,12 @@ class Picture:
             found += [
                 f'<line class="{kind}" x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}"/>',
                 f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{part:.0%}</text>',
-                f'<text x="{self._x(part * self.most):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">'
-                f"{part * self.most:.3g}</text>",
             ]
+        below = HEIGHT - BOTTOM + 18
+        found += [
+            f'<text x="{self._x(tick):.1f}" y="{below}" text-anchor="middle">{tick:.4g}</text>'
+            for tick in round_numbers(self.most)
+        ]
         return found
 
     def _legend(self) -> list[str]:
@@ -97,6 +101,15 @@ def falling(steps: Corners, start: float, end: float) -> tuple[tuple[float, floa
         corners += [(radius, level), (radius, share)]
         level = share
     return (*corners, (end, level))
+
+
+def round_numbers(most: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten from 0 to `most`, at most seven."""
+    if not most > 0:
+        return [0.0]
+    power = 10.0 ** math.floor(math.log10(most / 6))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= most / 6 * (1 - 1e-9))
+    return [step * k for k in range(int(most / step * (1 + 1e-9)) + 1)]
 
 
 def _escape(text: str) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from certify.picture import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, Picture, falling
+import pytest
+
+from certify.picture import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, Picture, falling, round_numbers
 
 SPACE = "{http://www.w3.org/2000/svg}"
 
@@ -35,6 +37,20 @@ def test_names_are_text_and_nothing_is_fetched() -> None:
     assert 'a "title" <script>' in texts
     assert "<script" not in svg
     assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)", svg) == []
+
+
+@pytest.mark.parametrize(
+    ("most", "numbers"),
+    [
+        (0.3, ["0", "0.05", "0.1", "0.15", "0.2", "0.25", "0.3"]),
+        (0.175, ["0", "0.05", "0.1", "0.15"]),
+        (8 / 255, ["0", "0.01", "0.02", "0.03"]),
+        (6.0, ["0", "1", "2", "3", "4", "5", "6"]),
+        (0.0, ["0"]),
+    ],
+)
+def test_numbers_below_the_axis_are_round(most: float, numbers: list[str]) -> None:
+    assert [f"{tick:.4g}" for tick in round_numbers(most)] == numbers
 
 
 def test_the_style_stays_within_the_picture() -> None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ Variable = tuple[str, int]
 Term = dict[Variable | None, Fraction]  # None: the constant
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bound:
     """X_input <= value, or >= where not `upper`; strict: without equality."""
 
@@ -260,17 +261,23 @@ def _number(token: str) -> Fraction:
 
 def _disjunct(clause: Clause, inputs: int) -> Disjunct | None:
     """None where no input satisfies it; Rejected where an input is not bounded."""
-    lowest: dict[int, Bound] = {}
-    highest: dict[int, Bound] = {}
     rows: dict[tuple[tuple[int, Fraction], ...], Fraction] = {}
     for atom in clause:
         if isinstance(atom, Row):
             rows[atom.terms] = min(atom.offset, rows.get(atom.terms, atom.offset))
-            continue
-        edges, sign = (highest, 1) if atom.upper else (lowest, -1)
-        old = edges.get(atom.input)
-        if old is None or (sign * atom.value, not atom.strict) < (sign * old.value, not old.strict):
-            edges[atom.input] = atom
+    box = _box(tuple(atom for atom in clause if isinstance(atom, Bound)), inputs)
+    return None if box is None else Disjunct(*box, rows)
+
+
+@lru_cache(maxsize=4)  # most files have one box for all disjuncts
+def _box(bounds: tuple[Bound, ...], inputs: int) -> tuple[Float64, Float64] | None:
+    lowest: dict[int, Bound] = {}
+    highest: dict[int, Bound] = {}
+    for bound in bounds:
+        edges, sign = (highest, 1) if bound.upper else (lowest, -1)
+        old = edges.get(bound.input)
+        if old is None or (sign * bound.value, not bound.strict) < (sign * old.value, not old.strict):
+            edges[bound.input] = bound
     for i, low in lowest.items():
         high = highest.get(i)
         if high is not None and (low.value > high.value or (low.value == high.value and (low.strict or high.strict))):
@@ -279,7 +286,7 @@ def _disjunct(clause: Clause, inputs: int) -> Disjunct | None:
         raise Rejected("spec: an input without a lower or an upper bound")
     lower = np.array([_rounded(lowest[i].value, -math.inf) for i in range(inputs)])
     upper = np.array([_rounded(highest[i].value, math.inf) for i in range(inputs)])
-    return Disjunct(lower, upper, rows)
+    return lower, upper
 
 
 def _rounded(value: Fraction, toward: float) -> float:

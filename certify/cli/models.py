@@ -48,16 +48,18 @@ def models(as_json: bool, as_markdown: bool) -> None:
 
 def _table() -> None:
     from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
     from rich.table import Table
 
     from certify.models.manifest import FOLDER, read_manifest
 
-    table = Table(box=SIMPLE_HEAD)
-    for title in ("network", "trained by", "clean", "attacked ≤", "certified ≥", "at eps", "N"):
+    table = Table(box=SIMPLE_HEAD, leading=1)
+    for title in ("network, trained by", "clean", "attacked ≤", "certified ≥", "at eps", "N"):
         table.add_column(title, overflow="fold")
     for row in read_manifest():
         shares = ("" if share is None else f"{share:.2%}" for share in (row.clean, row.attacked, row.certified))
-        table.add_row(row.file, row.recipe, *shares, row.measured_eps, str(row.samples or ""))
+        name = f"{row.file}\n[dim]{escape(row.recipe)}[/dim]"
+        table.add_row(name, *shares, row.measured_eps, str(row.samples or ""))
     console = open_console()
     console.print(f"in {FOLDER}", soft_wrap=True)
     console.print(table)

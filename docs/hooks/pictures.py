@@ -23,8 +23,30 @@ def main() -> None:
             out = Path(folder) / name
             subprocess.run([sys.executable, "-m", "certify", *arguments, "--out", str(out)], cwd=ROOT, check=True)
             shutil.copy(out / f"{name}.svg", PICTURES / f"{name}.svg")
+        page = Path(folder) / "report.html"
+        subprocess.run(
+            [sys.executable, "-m", "certify", "report", str(Path(folder) / "curve"), "--out", str(page)],
+            cwd=ROOT,
+            check=True,
+        )
+        photograph(page, PICTURES / "report.png")
     for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
         execute(path)
+
+
+def photograph(page: Path, picture: Path) -> None:
+    """A page as Chromium shows it, in 64 colours; without Chromium the picture stays as it is."""
+    from PIL import Image
+
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        print(f"{picture.name} stays as it is: there is no Chromium", file=sys.stderr)
+        return
+    looks = ["--hide-scrollbars", "--virtual-time-budget=6000", "--window-size=1200,1250"]
+    light = "--blink-settings=preferredColorScheme=1"
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", *looks, light, f"--screenshot={picture}"]
+    subprocess.run([*command, page.as_uri()], check=True, capture_output=True)
+    Image.open(picture).convert("RGB").quantize(64).save(picture, optimize=True)
 
 
 def execute(path: Path) -> None:

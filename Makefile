@@ -3,7 +3,7 @@
 # make test-long  the tests marked long
 # make bench      the ratios of PERFORMANCE.md
 # make docs       the documentation into site/, which opens without a server or a network
-# make pictures   the pictures and notebooks of README and documentation anew, from real runs
+# make pictures   the pictures and notebooks of README and documentation anew, from real runs; RUN=runs/x: of its report
 # make models     train the zoo anew where its recipes changed (hours), and measure it
 # make check      format, lint, types, layers, packaging
 #
@@ -16,6 +16,7 @@ BIN := $(VENV)/bin
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 ZOO_ARGS ?=
+RUN ?=
 # Two test processes; each keeps to one thread, so that the numbers do not depend on the machine.
 JOBS ?= 2
 
@@ -46,7 +47,7 @@ docs: $(DEV)
 	$(BIN)/mkdocs build --quiet --clean
 
 pictures: $(DEV)
-	$(BIN)/python docs/hooks/pictures.py
+	$(BIN)/python docs/hooks/pictures.py $(RUN)
 
 models: $(CORE)
 	$(BIN)/python -m certify.models.make_digits

@@ -1,4 +1,7 @@
-"""The pictures and notebooks of README and documentation, from real runs: `make pictures`."""
+"""The pictures and notebooks of README and documentation, from real runs: `make pictures`.
+
+The report in the README is of a run of minutes on MNIST; `make pictures RUN=runs/mine` takes one that is there.
+"""
 
 from __future__ import annotations
 
@@ -16,37 +19,35 @@ RUNS = {
 }
 
 
-def main() -> None:
-    """Run, and put what was drawn where the pages look for it."""
+def main(run: Path | None) -> None:
+    """Run, and put what was drawn where the pages look for it; of `run`, a folder of results, a report's pictures."""
     with tempfile.TemporaryDirectory() as folder:
         for name, arguments in RUNS.items():
             out = Path(folder) / name
             subprocess.run([sys.executable, "-m", "certify", *arguments, "--out", str(out)], cwd=ROOT, check=True)
             shutil.copy(out / f"{name}.svg", PICTURES / f"{name}.svg")
-        page = Path(folder) / "report.html"
-        subprocess.run(
-            [sys.executable, "-m", "certify", "report", str(Path(folder) / "curve"), "--out", str(page)],
-            cwd=ROOT,
-            check=True,
-        )
-        photograph(page, PICTURES / "report.png")
+        if run is not None:
+            page = Path(folder) / "report.html"
+            report = [sys.executable, "-m", "certify", "report", str(run.resolve()), "--out", str(page)]
+            subprocess.run(report, cwd=ROOT, check=True)
+            photograph(page)
     for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
         execute(path)
 
 
-def photograph(page: Path, picture: Path) -> None:
-    """A page as Chromium shows it, in 64 colours; without Chromium the picture stays as it is."""
+def photograph(page: Path) -> None:
+    """report-light.png and report-dark.png: a page as Chromium shows it, in 64 colours."""
     from PIL import Image
 
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
-        print(f"{picture.name} stays as it is: there is no Chromium", file=sys.stderr)
-        return
-    looks = ["--hide-scrollbars", "--virtual-time-budget=6000", "--window-size=1200,1250"]
-    light = "--blink-settings=preferredColorScheme=1"
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", *looks, light, f"--screenshot={picture}"]
-    subprocess.run([*command, page.as_uri()], check=True, capture_output=True)
-    Image.open(picture).convert("RGB").quantize(64).save(picture, optimize=True)
+        raise SystemExit("the pictures of a report need Chromium")
+    looks = ["--headless", "--no-sandbox", "--hide-scrollbars", "--virtual-time-budget=6000", "--window-size=896,952"]
+    for scheme, name in enumerate(("dark", "light")):
+        picture = PICTURES / f"report-{name}.png"
+        given = [f"--blink-settings=preferredColorScheme={scheme}", f"--screenshot={picture}", page.as_uri()]
+        subprocess.run([browser, *looks, *given], check=True, capture_output=True)
+        Image.open(picture).convert("RGB").quantize(64).save(picture, optimize=True)
 
 
 def execute(path: Path) -> None:
@@ -63,4 +64,4 @@ def execute(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)

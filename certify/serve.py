@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import socket
+import socketserver
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -152,6 +153,11 @@ class Server(ThreadingHTTPServer):
             raise UsageError(
                 f"{host}:{port} cannot be listened on: {error.strerror or error}; give another --port or --host"
             ) from error
+
+    def server_bind(self) -> None:
+        """As the base class, which asks the network for its name besides, and may wait for that."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     @property
     def address(self) -> str:

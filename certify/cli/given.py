@@ -9,8 +9,10 @@ from click.core import ParameterSource
 
 
 def given_options(context: click.Context) -> dict[str, Any]:
-    """Long option name -> value, True for a flag, of what was not left at its default; arguments by their metavar."""
-    found: dict[str, Any] = {}
+    """Long option name -> value, True for a flag, of what was not left at its default; arguments by their metavar,
+    the command's name as COMMAND.
+    """
+    found: dict[str, Any] = {"COMMAND": context.command.name}
     for parameter in context.command.params:
         name = parameter.name or ""
         value = context.params.get(name)

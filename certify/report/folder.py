@@ -190,19 +190,8 @@ def _told(root: Path, meta: Mapping[str, str]) -> dict[str, Any]:
     manifest = root / "manifest.json"
     later = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
     seconds = later.pop("seconds", {}).get("wall")
-    told |= later | ({} if seconds is None else {"seconds": seconds}) | json.loads(meta.get("about", "{}"))
-    return told | {"command": told["command"] or _command(told)}
-
-
-def _command(told: Mapping[str, Any]) -> dict[str, Any]:
-    """What somebody would have given on the command line, of a run that was begun from Python."""
-    options = told["options"]
-    names = ("norm", "method", "timeout", "seed", "arithmetic", "layout")
-    found = {f"--{name}": options[name] for name in names if options.get(name) is not None}
-    for name in ("mean", "std", "input_range"):
-        if options.get(name) is not None:
-            found[f"--{name.replace('_', '-')}"] = ",".join(map(str, options[name]))
-    return {"--data": told["data"]["source"]} | found
+    about: dict[str, Any] = json.loads(meta.get("about", "{}"))
+    return told | later | ({} if seconds is None else {"seconds": seconds}) | about
 
 
 def _report(root: Path, told: Mapping[str, Any], n: int) -> Report:

@@ -301,7 +301,7 @@ def _window(b: Bracket) -> tuple[float, float]:
 
 def _command(given: Mapping[str, Any]) -> str:
     """What was given on the command line, as a line for a shell."""
-    words = ["certify", "run", *(str(value) for name, value in given.items() if not name.startswith("--"))]
+    words = ["certify", str(given.get("COMMAND", "run")), str(given["MODEL"])]
     for name, value in given.items():
         if name.startswith("--"):
             words += [name] if value is True else [name, str(value)]

@@ -30,6 +30,7 @@ KINDS = ("certified", "falsified", "misclassified", "unknown", "error", "pending
 # In the order in which the pipeline tries them; what is not among them comes last.
 STAGES: tuple[str, ...] = ("clean", "attack", "IBP", "CROWN", "alpha-CROWN", "input splits", "LP", "branch and bound")
 STAGES += ("long attack", "MIP", CHECK_STAGE)
+ANY = 987654321987654321  # an id that stands for any
 PATIENCE = 10  # an unresolved sample is tried again with so many times the seconds
 POINTS = 240  # of a curve of sorted times: more than its pixels
 
@@ -72,10 +73,17 @@ class View:
     def retry(self, ids: Sequence[int]) -> str:
         """The command that tries some samples again, with every method and more time."""
         report = self.folder.report
-        seconds = report.options.get("timeout")
-        more = {"--timeout": f"{PATIENCE * seconds:g}"} if isinstance(seconds, int | float) else {}
-        kept = {name: value for name, value in report.command.items() if name != "--method"}
-        return again(replace(report, command={**kept, **more}), self.radius, ids)
+        options = {name: value for name, value in report.options.items() if name != "method"}
+        command = {name: value for name, value in report.command.items() if name != "--method"}
+        if isinstance(seconds := options.get("timeout"), int | float):
+            options["timeout"] = PATIENCE * seconds
+            command |= {"--timeout": f"{PATIENCE * seconds:g}"} if command else {}
+        return again(replace(report, options=options, command=command), self.radius, ids)
+
+    def retry_one(self) -> tuple[str, str]:
+        """What stands before and behind a sample's id in the command that tries it again."""
+        before, _, behind = self.retry([ANY]).rpartition(str(ANY))
+        return before, behind
 
 
 def views(folder: Folder, name: str) -> list[View]:
@@ -228,7 +236,7 @@ def _view(view: View) -> dict[str, Any]:
         },
         "seconds": {stage: total for stage, total, _ in spent(view)},
         "retry": {
-            "one": view.retry([0]).removesuffix("0"),  # an id comes behind it
+            "one": view.retry_one(),
             "all": view.retry([r.id for r in view.unresolved]) if view.unresolved else None,
         },
     }
@@ -254,7 +262,8 @@ def _evidence(folder: Folder, results: Iterable[SampleResult]) -> tuple[dict[int
         except DiskError:
             damaged += 1
             continue
-        shown[result.id] = Evidence(int(np.argmax(witness.y)), witness.distance(folder.report.norm))
+        others = np.where(np.arange(witness.y.size) == result.label, -np.inf, witness.y)  # a tie is a violation, too
+        shown[result.id] = Evidence(int(np.argmax(others)), witness.distance(folder.report.norm))
     return shown, damaged
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -88,8 +90,29 @@ def test_tables_by_stage_class_target_and_time(tmp_path: Path) -> None:
     assert [(stage, count) for stage, _, count in spent(view)] == [("clean", 2), ("attack", 13), ("CROWN", 11)]
     assert cactus(view, "falsified") == [(1, 0.02), (2, pytest.approx(0.12))]
     assert [r.id for r in view.unresolved] == [104, 114], "the one that lacks less comes first"
+    assert view.retry_one() == ("certify run nets/net.onnx --data some.npz --timeout 20 --eps 1/10 --ids ", "")
     assert view.retry([104, 105]) == "certify run nets/net.onnx --data some.npz --timeout 20 --eps 1/10 --ids 104-105"
     assert all(kind(r) != "error" for r in view.results)
+
+
+def test_a_run_from_python_is_tried_again_from_python(tmp_path: Path) -> None:
+    view = views(read_folder(write_run(tmp_path / "run")), "run")[0]
+    view.folder.told["command"].clear()
+    report = replace(view.folder.report, command={}, data="arrays", model="Net")
+    view = replace(view, folder=replace(view.folder, report=report))
+    assert (
+        view.retry([104])
+        == "certify.run(model, (x[ids], y[ids]), eps='1/10', timeout=20.0, arithmetic='real') with ids = [104]"
+    )
+    assert view.retry_one() == (view.retry([104]).removesuffix("104]"), "]")
+
+
+def test_a_tie_is_a_witness_of_the_other_class(tmp_path: Path) -> None:
+    root = write_run(tmp_path / "run", eps="1/10")
+    with np.load(root / "witnesses" / "101-1_10.npz") as stored:
+        arrays = dict(stored)
+    np.savez(root / "witnesses" / "101-1_10.npz", **{**arrays, "y": np.ones(5)})
+    assert views(read_folder(root), "run")[0].shown[101].target != 1
 
 
 def test_two_runs_are_compared_sample_by_sample(tmp_path: Path) -> None:
@@ -122,8 +145,6 @@ def test_a_page_needs_nothing_from_elsewhere_and_runs_its_own_script_only(tmp_pa
             assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
     (meta,) = [a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
     assert meta == policy(live=False)
-    import hashlib
-
     digest = base64.b64encode(hashlib.sha256(page.scripts[1].encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}';" in meta
     assert "http://" not in page.scripts[1]

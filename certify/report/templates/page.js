@@ -128,6 +128,7 @@
     const text = (list, code) => code === null ? "" : list[code];
     const dot = (kind) => el("span", {}, el("i", { class: `dot ${kind}`, "aria-hidden": "true" }), kind);
     const sample = (row, scope) => el("button", { type: "button", class: "link", on: { click: () => detail(row, scope) } }, scope.samples.id[row]);
+    const again = (row, scope) => scope.view.retry.one[0] + scope.samples.id[row] + scope.view.retry.one[1];
     const by = (name) => (row, scope) => scope.columns[name][row];
     const id = { title: "sample", numeric: true, value: (row, scope) => scope.samples.id[row], draw: sample };
     const label = { title: "label", numeric: true, value: (row, scope) => scope.samples.label[row], draw: (row, scope) => scope.samples.label[row] };
@@ -141,7 +142,7 @@
     const becomes = (row, scope) => scope.columns.target[row] ?? (scope.samples.predicted[row] === scope.samples.label[row] ? null : scope.samples.predicted[row]);
     const target = { title: "witness's class", numeric: true, value: becomes, draw: (row, scope) => becomes(row, scope) ?? "" };
     const reason = { title: "reason", wrap: true, value: by("reason"), draw: (row, scope) => text(scope.view.reasons, scope.columns.reason[row]) };
-    const retry = { title: "", draw: (row, scope) => el("button", { type: "button", class: "copy", on: { click: (event) => copy(scope.view.retry.one + scope.samples.id[row], event.target) } }, "Copy command") };
+    const retry = { title: "", draw: (row, scope) => el("button", { type: "button", class: "copy", on: { click: (event) => copy(again(row, scope), event.target) } }, "Copy command") };
 
     // A select whose options are what the column holds, with how many there are of each.
     const select = (title, key, names) => {
@@ -178,7 +179,7 @@
       const { columns: c, samples: s, view } = scope;
       const line = (name, value) => value === "" || value === null ? [] : [el("dt", {}, name), el("dd", {}, value)];
       const card = $(`.witness[data-sample="${s.id[row]}"]`, shownView("#witnesses") || document.createElement("div"));
-      const command = view.retry.one + s.id[row];
+      const command = again(row, scope);
       $("#detail-body").replaceChildren(
         el("h2", { id: "detail-title" }, `Sample ${s.id[row]}, eps ${view.eps}`),
         el("dl", { class: "list" },
@@ -255,9 +256,9 @@
       pick.onchange = (event) => {
         if (event.target.name === "run") {
           // The same eps in the other run, if it has it.
-          const eps = current().view.eps;
+          const eps = current().view.bracket.eps_value;
           choice.run = +event.target.value;
-          choice.eps = Math.max(0, data.runs[choice.run].views.findIndex((view) => view.eps === eps));
+          choice.eps = Math.max(0, data.runs[choice.run].views.findIndex((view) => view.bracket.eps_value === eps));
           check(`eps${choice.run}`, choice.eps);
         } else choice.eps = +event.target.value;
         choose();

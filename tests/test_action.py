@@ -154,6 +154,7 @@ def test_a_gate_of_a_file_in_a_folder_and_inputs_that_hold_commands(workspace: P
     )
     job = run_action(workspace, ROOT, install="false", working_directory="sub", all_samples="false")
     assert job.code == 0, job.log
+    assert f"Defaults of options: {workspace / 'certify.toml'}" in job.log
     bad = run_action(
         workspace, ROOT, install="false", out="o", model="$(touch stolen).onnx", args="--data `touch stolen`.npz"
     )

@@ -44,6 +44,7 @@ Exit codes:
 
 # What belongs to one call and not into a file.
 _NOT_IN_FILES = ("resume", "json", "ids", "start", "end", "shard")
+_FILE = "certify.config"  # in click's context: where the defaults come from
 _PATHS = ("model", "data", "data-dir", "out", "baseline", *OUTPUTS)
 
 
@@ -55,6 +56,7 @@ def _load(context: click.Context, parameter: click.Parameter, value: str | None)
     names = _names(context.command.params)
     config = read_config(file, {name: _key(p, name) for name, p in names.items()}, here=Path.cwd())
     context.default_map = {str(names[name].name): value for name, value in config.values.items()}
+    context.meta[_FILE] = file
 
 
 def _names(parameters: list[click.Parameter]) -> dict[str, click.Parameter]:
@@ -104,6 +106,9 @@ def _gate(**options: Any) -> None:
             "a gate needs a condition: --min-certified, --max-falsified, --max-unknown or --baseline, here or in "
             "certify.toml or [tool.certify] of pyproject.toml"
         )
+    file = click.get_current_context().meta.get(_FILE)
+    if file is not None and not options["quiet"] and not options["as_json"]:
+        click.echo(f"Defaults of options: {file}", err=True)
     assert run.callback is not None
     run.callback(**options)
 

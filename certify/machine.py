@@ -251,12 +251,12 @@ class Machine:
     def _team(self, tree: Tree, case: Case) -> Team:
         """Who grows the tree: this process, and others where the search takes long; one tree at a time has them."""
         from certify.bab.share import Team
-        from certify.executors.processes import Crew
+        from certify.executors.choose import helpers
 
         if self.team is None or self.team.tree is not tree:
             self.close()
             others = self.cores - 1 if tree.root.nets.device.type == "cpu" else 0
-            self.team = Team(tree, partial(_judge_of, self.model, case), Crew, others)
+            self.team = Team(tree, partial(_judge_of, self.model, case), helpers, others)
         return self.team
 
     def mend(self, task: Task, tree: int, nodes: Sequence[int], deadline: float) -> None:

@@ -46,8 +46,8 @@ Judged = tuple[Outcome, str]  # with the alarm's text or ""
 class Piece:
     """Samples for one worker. seconds: until the run's deadline, from when it was given (clocks of machines differ).
 
-    many: are they some of many? What decides few samples quickest is slow for many. cores: more than one where fewer
-    samples are left than workers: a hard one's search is shared out to processes in place of those with nothing to do.
+    many: are they some of many? What decides few samples quickest is slow for many. cores: that a search which takes
+    long may use in all, if others have nothing to do.
     settings: how, None: as the worker was told when it began.
     """
 
@@ -102,7 +102,7 @@ def side_by_side(workers: Workers, todo: Sequence[int], size: int, make: Make, d
             most = min(COMMIT_EVERY, size // workers.together, len(waiting) // (PARTS * workers.count))
             source = alone or waiting
             taken = [source.popleft() for _ in range(1 if alone else max(1, most))]
-            workers.give(replace(make(taken), cores=workers.together))
+            workers.give(replace(make(taken), cores=workers.count))
         if not (alone or waiting):
             workers.rest()
         patience = None if deadline is None or late() else deadline - time.monotonic()

@@ -346,12 +346,12 @@ class InTurn:
 
     deadly: frozenset[int] = frozenset()
     given: list[tuple[int, ...]]
-    cores: list[int]
+    rested: list[tuple[int, int]]
 
     def __init__(self, work: Callable[[Piece], object], count: int, cards: tuple[str, ...]) -> None:
         self.count, self._work, self._pieces = count, work, list[Piece]()
         self.together = count
-        type(self).given, type(self).cores = [], []
+        type(self).given, type(self).rested = [], []
 
     def __enter__(self) -> InTurn:
         return self
@@ -361,6 +361,9 @@ class InTurn:
 
     def hire(self, pieces: int) -> None:
         pass
+
+    def rest(self) -> None:
+        self.rested.append((sum(map(len, self.given)), self.working))
 
     @property
     def idle(self) -> bool:
@@ -372,7 +375,6 @@ class InTurn:
 
     def give(self, piece: Piece) -> None:
         self.given.append(piece.positions)
-        self.cores.append(piece.cores)
         self._pieces.append(piece)
 
     def take(self, seconds: float | None = None) -> tuple[Piece, object]:
@@ -401,18 +403,16 @@ def test_workers_change_no_verdict(linear: Path, exact: ModuleType, crew: type[I
     assert max(map(len, crew.given)) <= max(1, 4 // workers), "the processes share the memory of one batch"
 
 
-def test_the_last_samples_have_the_cores_of_processes_without_any(
-    linear: Path, exact: ModuleType, crew: type[InTurn]
+@pytest.mark.parametrize("workers", [2, 50])
+def test_idle_workers_help_others_once_no_sample_waits(
+    linear: Path, exact: ModuleType, crew: type[InTurn], workers: int
 ) -> None:
-    """22 samples at each of two radii, one a batch: of 50 processes each has two cores, of 40 one."""
-    made = job(linear, exact)
-    go(made, workers=50)
-    assert crew.cores == [2] * 44
-    go(made, workers=40)
-    assert crew.cores == [1] * 44
-    go(made, workers=2)
-    assert set(crew.cores) <= {1, 2}
-    assert crew.cores[0] == 1
+    """22 samples at each of two radii: when all of a radius are given, who is idle may be taken by a long search."""
+    go(job(linear, exact), workers=workers)
+    assert {given for given, _ in crew.rested} == {22, 44}
+    most = max(working for _, working in crew.rested)
+    assert most == min(22, workers)
+    assert (22, most) in crew.rested
 
 
 def test_a_process_that_dies_is_an_error_for_the_sample_that_killed_it(

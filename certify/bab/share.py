@@ -64,7 +64,7 @@ class Team:
 
     tree: Tree
     judge: Callable[[], Replay]
-    start: Callable[[Helper, int], Crew]
+    start: Callable[[Helper, int], Crew | None]
     most: int
     crew: Crew | None = None
     idle: int = 0
@@ -118,12 +118,19 @@ class Team:
         # Planes above ReLUs begin the tree anew, on another ground.
         if not tree.asked or (not tree.lifted and planes_pay(tree.root)) or self._busy(len(tree.pool)) < START_SECONDS:
             return
-        self.threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        self.crew = self.start(Helper(Ground.of(tree), self.judge), self.most)
-        self.crew.hire(self.most)
-        for _ in range(self.most):
-            self.crew.give((-1, b""))
+        try:
+            self.crew = self.start(Helper(Ground.of(tree), self.judge), self.most)
+            if self.crew is None:
+                return  # nobody is free now
+            self.threads, self.most = torch.get_num_threads(), self.crew.count
+            torch.set_num_threads(1)
+            self.crew.hire(self.most)
+            for _ in range(self.most):
+                self.crew.give((-1, b""))
+        except Exception:  # a network that cannot be pickled, no memory, no more processes
+            _log.debug("no help", exc_info=True)
+            self.close()
+            self.most = 0
 
     def _adopt(self, seconds: float) -> None:
         """Take what has come back, after so many seconds at most where nothing has."""

@@ -74,6 +74,17 @@ def free_cores() -> int:
     return found
 
 
+def helpers(work: Callable[[T], R], most: int) -> Executor[T, R] | None:
+    """Others for one search that takes long, entered; in a worker as many as have nothing to do, None: nobody has."""
+    cluster = sys.modules.get("certify.executors.cluster")
+    if cluster is not None and cluster.is_worker():
+        found: Executor[T, R] | None = cluster.helpers(work, most)
+        return found
+    from certify.executors.processes import helpers as processes
+
+    return processes(work, most)
+
+
 def may_have_gpus() -> bool:
     """Is there a sign of CUDA? Where there is none, nobody needs to import torch to be told that there is none."""
     return sys.platform != "linux" or any(Path(name).exists() for name in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))

@@ -24,6 +24,7 @@ R = TypeVar("R")
 
 SURVEY_SECONDS = 5.0  # how often to see which machines there are
 WAITING_SECONDS = 30.0  # without any worker, before we say what we wait for
+REST_SECONDS = 5.0  # without a piece to give, until idle actors go: to begin anew takes as long
 KNOCK_SECONDS = 20.0  # for the cluster's address to answer
 STARTS = 3  # workers that end before they begin, one after the other, until we give up
 # Ray's own words for an actor that went with its machine; of a process that died by itself it says otherwise.
@@ -38,6 +39,7 @@ class Hand(Generic[T, R]):
 
     def __init__(self, work: Callable[[T], R]) -> None:
         self._work = work
+        _WORKER.append(True)
 
     def begin(self) -> None:
         """Answers once the work has come over and could be read."""
@@ -66,6 +68,7 @@ class Fleet(Generic[T, R]):
         self._posts: list[_Post] = []
         self.count = self.together = 1
         self._looked = self._waiting = time.monotonic()
+        self._resting = float("inf")
         self._stillborn, self._why = 0, ""
         self._began = self._ours = False
 
@@ -114,7 +117,17 @@ class Fleet(Generic[T, R]):
             hand = actor.remote(self._work)
             self._posts.append(_Post(hand, hand.begin.remote()))
 
+    def rest(self) -> None:
+        self._resting = min(self._resting, time.monotonic())
+
+    def _dismiss(self) -> None:
+        """Who has nothing to do goes, and leaves its core to the helpers of others."""
+        for post in [post for post in self._posts if not post.pieces]:
+            self._ray.kill(post.actor)
+            self._posts.remove(post)
+
     def give(self, piece: T) -> None:
+        self._resting = float("inf")
         post = min((p for p in self._posts if not p.pieces), key=lambda p: p.answer is not None)
         post.pieces.append(piece)
         post.answer = post.actor.apply.remote(piece)
@@ -125,6 +138,8 @@ class Fleet(Generic[T, R]):
             self._give_up_where_nobody_begins()
             if self._survey():
                 return None
+            if time.monotonic() - self._resting > REST_SECONDS:
+                self._dismiss()
             left = SURVEY_SECONDS if until is None else max(0.0, min(SURVEY_SECONDS, until - time.monotonic()))
             awaited = {post.answer: post for post in self._posts if post.answer is not None}
             done = self._ray.wait(list(awaited), timeout=left)[0] if awaited else []
@@ -184,6 +199,26 @@ class Fleet(Generic[T, R]):
         free = self._ray.available_resources()
         kind = "GPU" if self._per_gpu else "CPU"
         _log.warning("waiting for the Ray cluster: no worker has begun; free %ss: %g", kind, free.get(kind, 0))
+
+
+_WORKER: list[bool] = []  # is this process an actor's?
+_ASKED = [float("-inf")]
+
+
+def is_worker() -> bool:
+    """Is this process an actor of a fleet?"""
+    return bool(_WORKER)
+
+
+def helpers(work: Callable[[T], R], most: int) -> Fleet[T, R] | None:
+    """A fleet for one search of an actor, entered, on as many cores as the cluster has free now; None: on none."""
+    if time.monotonic() - _ASKED[0] < SURVEY_SECONDS:
+        return None
+    _ASKED[0] = time.monotonic()
+    import ray
+
+    free = int(ray.available_resources().get("CPU", 0))
+    return Fleet(work, min(most, free), gpus=False).__enter__() if min(most, free) > 0 else None
 
 
 def _connect(ray: Any) -> None:

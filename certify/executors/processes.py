@@ -23,6 +23,7 @@ from typing import Any, Generic, TypeVar
 
 from certify.errors import UsageError
 from certify.executors.base import THREADS, Death
+from certify.executors.spare import Spare
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -69,6 +70,7 @@ class Crew(Generic[T, R]):
         self.count = count
         self.together = count if not cards else -(-count // len(cards))
         self._cards = cards
+        self._spare = Spare()
         self._work = pickle.dumps(work)
         self._workers: list[_Worker] = []
         self._seen_ready = False
@@ -101,13 +103,17 @@ class Crew(Generic[T, R]):
             card = min(self._cards, key=lambda c: used[c], default="")
             environment = dict.fromkeys(THREADS, "1") | ({CARDS: card} if card else {})
             with _environment(environment), _no_interrupts():
-                started.append(_spawn(card))
+                started.append(_spawn(card, self._spare))
             self._workers.append(started[-1])
         for worker in started:
             with suppress(OSError):  # it died; `take` finds out
                 worker.pipe.send_bytes(self._work)
 
+    def rest(self) -> None:
+        self._spare.offer(0 if self._cards else self.count - self.working)
+
     def give(self, piece: T) -> None:
+        self._spare.offer(0)
         for worker in [w for w in self._workers if not w.pieces and not w.process.is_alive()]:
             self._bury(worker)  # it died on no piece's account
         if all(w.pieces for w in self._workers):
@@ -147,18 +153,53 @@ class Crew(Generic[T, R]):
         return Death(f"the worker process died before it began ({reason})", lost=True)
 
 
-def _spawn(card: str) -> _Worker:
+def _spawn(card: str, spare: Spare) -> _Worker:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs,))  # not a daemon, which could have no workers of its own
+    process = context.Process(
+        target=_serve, args=(theirs, spare)
+    )  # not a daemon, which could have no workers of its own
     process.start()
     theirs.close()  # or its death would not end the pipe
     return _Worker(process, ours, card, False, [])
 
 
-def _serve(pipe: Connection) -> None:
+class Helpers(Crew[T, R]):
+    """A crew for one search in a worker, on cores that its own crew has to spare; leaving gives them back."""
+
+    def __init__(self, work: Callable[[T], R], count: int, spare: Spare) -> None:
+        super().__init__(work, count)
+        self._lender, self._borrowed = spare, count
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, value, trace)
+        self._lender.give_back(self._borrowed)
+        self._borrowed = 0
+
+
+def helpers(work: Callable[[T], R], most: int) -> Crew[T, R] | None:
+    """A crew for one search: of `most` processes, or in a worker of so many as there are cores to spare now, if any."""
+    if not _SPARE:
+        return Crew(work, most)
+    (spare,) = _SPARE
+    if not (count := spare.take(most)):
+        return None
+    try:
+        return Helpers(work, count, spare)
+    except BaseException:
+        spare.give_back(count)
+        raise
+
+
+_SPARE: list[Spare] = []  # of the crew that this process is a worker of
+
+
+def _serve(pipe: Connection, spare: Spare) -> None:
     """The life of a process: the work, then pieces until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends its workers
+    _SPARE.append(spare)
     threading.Thread(target=_follow_parent, daemon=True).start()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         work = pickle.loads(pipe.recv_bytes())  # from our parent, over a private pipe

@@ -12,12 +12,11 @@ from functools import partial
 from typing import Any
 
 import pytest
+from ray_nodes import ray_nodes
 
 from certify.errors import UsageError
 from certify.executors.base import Death
 from certify.executors.cluster import Fleet
-
-pytest.importorskip("ray", reason="ray is not installed: pip install 'certify[ray]'")
 
 # Pieces are calls of the standard library, which every process can import.
 WORK = operator.call
@@ -25,20 +24,8 @@ WORK = operator.call
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head without cores, as production clusters have it, and two nodes of one core each."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        memory = {"object_store_memory": 80 * 2**20}
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory})
-        made.add_node(num_cpus=1, **memory)
-        made.last = made.add_node(num_cpus=1, **memory)
-        patch.setenv("RAY_ADDRESS", made.address)
+    with ray_nodes(2) as made:
         yield made
-        ray.shutdown()
-        made.shutdown()
 
 
 def answers(fleet: Fleet[Any, Any], pieces: list[Any]) -> list[Any]:
@@ -123,7 +110,7 @@ def test_a_lost_node_costs_its_running_pieces_alone(cluster: Any) -> None:
             fleet.take(1.0)
             while pieces and fleet.idle:
                 fleet.give(pieces.pop())
-        cluster.remove_node(cluster.last, allow_graceful=False)
+        cluster.remove_node(cluster.workers[1], allow_graceful=False)
         while fleet.working:
             if (ended := fleet.take()) is not None:
                 found.append(ended[1])
@@ -135,8 +122,7 @@ def test_a_lost_node_costs_its_running_pieces_alone(cluster: Any) -> None:
 
 
 def test_an_address_where_nothing_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
+    ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'certify[ray]'")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     assert not ray.is_initialized()
     with pytest.raises(UsageError, match=r"127.0.0.1:1 cannot be reached"), Fleet(WORK, 1, gpus=False):

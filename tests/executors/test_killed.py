@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray_nodes import ray_nodes
 
 import certify
 
@@ -109,18 +110,9 @@ def test_workers_parent_and_two_at_once(linear: Path, undisturbed: dict[tuple[in
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A head without cores and three nodes of one core each."""
-    pytest.importorskip("ray", reason="ray is not installed: pip install 'certify[ray]'")
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    memory = {"object_store_memory": 80 * 2**20}
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory})
-    made.workers = [made.add_node(num_cpus=1, **memory) for _ in range(3)]
-    monkeypatch.setenv("RAY_ADDRESS", made.address)
-    yield made
-    made.shutdown()
+def cluster() -> Iterator[Any]:
+    with ray_nodes(3) as made:
+        yield made
 
 
 def actors() -> list[int]:

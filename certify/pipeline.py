@@ -96,6 +96,8 @@ def decide_each(
         by_case = {o: {id(t.case): t for t in mine[o]} for o in found}
         cases = {o: [by_case[o][id(c)] for c in waiting[o].cases if id(c) in by_case[o]] for o in found}
         found = _judged(machine, found, cases, waiting, (settings, end))
+        if found:
+            machine.close()
         for owner in found:
             del waiting[owner]
             for task in mine[owner]:

@@ -124,6 +124,13 @@ def test_where_no_process_can_start_the_search_goes_on_alone():
     assert team.crew is None
 
 
+def test_a_search_that_cannot_be_sent_goes_on_alone():
+    model, case, tree = instance(4)
+    team = Team(tree, lambda: judge(model.graph, case), Crew, 1)  # no process can be told of a lambda
+    assert team.grow(time.monotonic() + 60.0).lower > 0
+    assert team.crew is None
+
+
 def test_what_is_still_away_at_the_deadline_is_open():
     class Never(InTurn):
         def take(self, seconds=None):

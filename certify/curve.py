@@ -42,12 +42,17 @@ class Bisection:
         self.high = self.count
 
     def next(self) -> tuple[int, int] | None:
-        """The radius to decide next, and its side of those that stayed undecided: -1 below, 1 above, 0 for none."""
+        """The radius to decide next, and its side of those that stayed undecided: -1 below, 1 above, 0 for none.
+
+        Where a sample could not run nothing was tried, so an error is on no side.
+        """
         inner = [k for k in self.tried if self.low < k < self.high]
-        gaps = [(self.low, self.high, 0)]
-        if inner:
-            gaps = [(self.low, min(inner), -1), (max(inner), self.high, 1)]
-        return next((((a + b) // 2, side) for a, b, side in gaps if b - a > 1), None)
+        if not inner:
+            return ((self.low + self.high) // 2, 0) if self.high - self.low > 1 else None
+        for a, b, end, side in ((self.low, min(inner), min(inner), -1), (max(inner), self.high, max(inner), 1)):
+            if b - a > 1:
+                return (a + b) // 2, side if self.tried[end].verdict is Verdict.UNKNOWN else 0
+        return None
 
     def between(self) -> list[tuple[int, int, int]]:
         """(radius, next undecided one below, above), for the radii that are never tried; after the last `next`."""

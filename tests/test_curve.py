@@ -162,6 +162,16 @@ def test_below_an_undecided_ball_nothing_is_attacked_and_above_nothing_is_proved
         assert {how for eps, how in ways.items() if eps > 0.25} <= {("attack", True)}
 
 
+def test_an_error_spares_nothing() -> None:
+    """Regression: after an error nothing was attacked at smaller radii, as if an attack had failed there."""
+    state = Bisection(7, tried={3: Outcome(Verdict.ERROR, "decide")})
+    assert state.next() == (1, 0)
+    state.low = 2
+    assert state.next() == (5, 0)
+    state.tried[5] = Outcome(Verdict.UNKNOWN, "CROWN")
+    assert state.next() == (6, 1)
+
+
 def test_complete_search_is_tried_again_above(linear: Path) -> None:
     for method in ("auto", "mip"):
         assert one_sided(Settings(method=method), 1) == Settings(method=method)

@@ -58,8 +58,10 @@ class Helper:
 
 @dataclass
 class Team:
-    """A tree, and who may help with it. start: an executor of a helper's work, entered, that has `most` workers. judge:
-    as `Helper`'s. spent, made: seconds of this process in the tree, and the subproblems that they made.
+    """A tree, and who may help with it. start: an executor of a helper's work, entered, of at most so many workers, or
+    None where nobody is free now. judge: as `Helper`'s. idle: workers that wait for a loan. spent, made: seconds of this
+    process in the tree, and the subproblems that they made. threads: torch's, before others had the cores. lifts: will
+    the tree begin anew, with planes above ReLUs?
     """
 
     tree: Tree
@@ -71,6 +73,7 @@ class Team:
     spent: float = 0.0
     made: int = 0
     threads: int = 1
+    lifts: bool | None = None
 
     def grow(self, deadline: float) -> SearchResult:
         """As certify.bab.search.grow."""
@@ -113,11 +116,14 @@ class Team:
 
     def _hire(self) -> None:
         tree = self.tree
-        if self.crew is not None or self.most < 1 or self.spent < AFTER_SECONDS:
+        if self.crew is not None or self.most < 1 or self.spent < AFTER_SECONDS or not tree.asked:
             return
-        # Planes above ReLUs begin the tree anew, on another ground.
-        if not tree.asked or (not tree.lifted and planes_pay(tree.root)) or self._busy(len(tree.pool)) < START_SECONDS:
+        if self._busy(len(tree.pool)) < START_SECONDS:
             return
+        if not tree.lifted:  # planes above ReLUs begin the tree anew, on another ground
+            self.lifts = planes_pay(tree.root) if self.lifts is None else self.lifts
+            if self.lifts:
+                return
         try:
             self.crew = self.start(Helper(Ground.of(tree), self.judge), self.most)
             if self.crew is None:

@@ -18,12 +18,15 @@ MEMORY = {"object_store_memory": 80 * 2**20}
 def ray_nodes(count: int) -> Iterator[Any]:
     """A head without cores, as production clusters have it, and `workers`, nodes of one core each; as RAY_ADDRESS says.
 
-    The test is skipped where Ray is not installed.
+    The test is skipped where Ray is not installed, and where it does not start: it gives itself 30 seconds inside, too.
     """
     pytest.importorskip("ray", reason="ray is not installed: pip install 'certify[ray]'")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        cluster = _started(count)
+        try:
+            cluster = _started(count)
+        except Exception as error:
+            pytest.skip(f"Ray does not start on this machine now: {error}")
         patch.setenv("RAY_ADDRESS", cluster.address)
         try:
             yield cluster

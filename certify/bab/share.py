@@ -59,9 +59,9 @@ class Helper:
 @dataclass
 class Team:
     """A tree, and who may help with it. start: an executor of a helper's work, entered, of at most so many workers, or
-    None where nobody is free now. judge: as `Helper`'s. idle: workers that wait for a loan. spent, made: seconds of this
-    process in the tree, and the subproblems that they made. threads: torch's, before others had the cores. lifts: will
-    the tree begin anew, with planes above ReLUs?
+    None where nobody is free now. judge: as `Helper`'s. idle: workers that wait for a loan. spent, made: seconds of
+    this process in the tree, and the subproblems that they made. threads: torch's, before others had the cores. lifts:
+    will the tree begin anew, with planes above ReLUs?
     """
 
     tree: Tree

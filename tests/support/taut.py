@@ -66,7 +66,7 @@ def verdict(header: Header, file: bytes, **how: Any) -> Rejected | None:
 
 
 def certificate(file: bytes, prop: Property, method: str, **before: Any) -> Header:
-    how = Settings(method=method, attack=False, check=True, certificates=True, device="cpu", timeout=30.0)
+    how = Settings(method=method, attack=False, check=True, certificates=True, device="cpu", timeout=300.0)
     (found,) = decide(load_model(file, **before), [prop], how)
     assert found.verdict is Verdict.VERIFIED, found.reason
     assert found.certificate is not None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from certify.frontends.torch_export import evaluation
 from certify.trainers.ascent import ascend, cross_entropies
-from certify.trainers.objective import Ball, Batch
+from certify.trainers.objective import Ball, Batch, ramped
 
 if TYPE_CHECKING:
     import torch
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class PgdTraining:
     """mean CE(f(x'), y) at the end x' of PGD on the cross-entropy, from a random start (Madry et al. 2018).
 
-    targeted: descend towards a random other class instead. The attack runs in evaluation mode, the loss in training
-    mode. The defaults of steps and step are those of the paper's MNIST networks (epsilon 0.3).
+    targeted: descend towards a random other class instead. ramp: the fractions of the training between which radius and
+    steps grow linearly from 0; without it, a small network may stay at one class for a large radius. The attack runs in
+    evaluation mode, the loss in training mode. The defaults of steps and step are the paper's for MNIST (epsilon 0.3).
     """
 
     epsilon: float
@@ -28,20 +29,22 @@ class PgdTraining:
     steps: int = 40
     step: float = 0.01
     targeted: bool = False
+    ramp: tuple[float, float] = (0.0, 0.0)
 
     def __call__(self, module: torch.nn.Module, batch: Batch) -> torch.Tensor:
         import torch
 
-        ball = Ball(self.epsilon, self.norm, self.low, self.high)
+        grown = ramped(batch.progress, self.ramp)
+        ball, step = Ball(self.epsilon * grown, self.norm, self.low, self.high), self.step * grown
         with evaluation(module):
             start = ball.draw(batch.x, batch.generator)
             if self.targeted:
                 classes = module(batch.x[:1]).shape[1]
                 target = other_classes(batch.y, classes, batch.generator)
                 toward = cross_entropies(module, target)
-                points = ascend(lambda p: -toward(p), batch.x, start, ball, self.steps, self.step)
+                points = ascend(lambda p: -toward(p), batch.x, start, ball, self.steps, step)
             else:
-                points = ascend(cross_entropies(module, batch.y), batch.x, start, ball, self.steps, self.step)
+                points = ascend(cross_entropies(module, batch.y), batch.x, start, ball, self.steps, step)
         return torch.nn.functional.cross_entropy(module(points), batch.y)
 
 

@@ -52,6 +52,13 @@ def test_pgd_reaches_the_worst_end_of_the_ball(norm: str) -> None:
     assert objective(linear(TWO), batch([[0.5]], [1])).item() == pytest.approx(softplus(-0.5))
 
 
+def test_the_radius_of_pgd_grows_along_its_ramp() -> None:
+    objective = PgdTraining(0.25, steps=20, step=0.1, ramp=(0.2, 0.6))
+    for progress, radius in ((0.1, 0.0), (0.4, 0.125), (0.6, 0.25), (1.0, 0.25)):
+        found = objective(linear(TWO), batch([[0.5]], [1], progress))
+        assert found.item() == pytest.approx(softplus(-1.0 + 2 * radius))
+
+
 def test_targeted_pgd_on_two_classes_is_untargeted() -> None:
     objective = PgdTraining(0.25, steps=20, step=0.1, targeted=True)
     assert objective(linear(TWO), batch([[0.5]], [1])).item() == pytest.approx(softplus(-0.5))

@@ -18,7 +18,7 @@ import numpy as np
 
 from certify.arrays import is_torch, to_numpy
 from certify.errors import DataError, NoSamples, SoundnessError, UsageError
-from certify.executors.choose import Hands, parse_hands
+from certify.executors.choose import Hands, check, parse_hands
 from certify.fingerprint import fingerprint, options
 from certify.options import NORMS, EpsLike, Radius, parse_eps, parse_range, parse_seconds
 from certify.report.result import Report
@@ -184,6 +184,8 @@ def execute(job: Job, given: Preprocessing, output: Output, watch: Watch | None 
     """Run the job into a new or resumed store, and report; with a folder, its files are written. Raises DiskError."""
     parse_seconds(output.budget, option="--budget")
     start = time.monotonic()
+    hands = Hands(output.workers, output.executor)
+    check(hands, job.settings.device)
     whole = job.data
     if output.shard is not None:
         job = replace(job, data=output.shard.part(whole))
@@ -228,7 +230,7 @@ def execute(job: Job, given: Preprocessing, output: Output, watch: Watch | None 
             store,
             budget=output.budget,
             watch=watch,
-            hands=Hands(output.workers, output.executor),
+            hands=hands,
             enough=output.enough,
             order=output.order,
         )

@@ -40,11 +40,19 @@ def parse_hands(workers: int | str | None, executor: str, *, option: str) -> Han
     return Hands(int(text), executor)
 
 
-def executor(hands: Hands, work: Callable[[T], R], device: str) -> AbstractContextManager[Executor[T, R] | None]:
-    """To be entered; None where this process shall do the work. device: as in certify.settings."""
+def check(hands: Hands, device: str) -> None:
+    """Raises UsageError where `executor` would, before anything is written."""
     if hands.executor == "ray":
         if ":" in device:
             raise UsageError(f"--device {device} names a GPU of one machine; --executor ray takes auto, cpu or cuda")
+        from certify.executors.cluster import knock
+
+        knock()
+
+
+def executor(hands: Hands, work: Callable[[T], R], device: str) -> AbstractContextManager[Executor[T, R] | None]:
+    """To be entered; None where this process shall do the work. device: as in certify.settings."""
+    if hands.executor == "ray":
         from certify.executors.cluster import Fleet
 
         return Fleet(work, hands.workers or None, gpus=device != "cpu")

@@ -73,11 +73,8 @@ class Fleet(Generic[T, R]):
         self._began = self._ours = False
 
     def __enter__(self) -> Fleet[T, R]:
-        try:
-            import ray
-        except ImportError:
-            raise UsageError(MISSING) from None
-        self._ray: Any = ray
+        self._ray: Any = knock()
+        ray = self._ray
         if not ray.is_initialized():
             _connect(ray)
             self._ours = True
@@ -151,7 +148,7 @@ class Fleet(Generic[T, R]):
 
     def _ended(self, post: _Post) -> tuple[T, R | Death] | None:
         """What an actor says: that it has begun, what its piece came to, or nothing any more."""
-        from ray.exceptions import ActorDiedError, RayError
+        from ray.exceptions import ActorUnavailableError, ObjectLostError, RayError
 
         try:
             answer = self._ray.get(post.answer)
@@ -161,8 +158,8 @@ class Fleet(Generic[T, R]):
             if not post.pieces:
                 self._failed_to_begin(error)
                 return None
-            own = isinstance(error, ActorDiedError) and LOST not in str(error)
-            return post.pieces[0], Death(f"the worker on the cluster died ({_reason(error)})", lost=not own)
+            lost = isinstance(error, ActorUnavailableError | ObjectLostError) or LOST in str(error)
+            return post.pieces[0], Death(f"the worker on the cluster died ({_reason(error)})", lost)
         post.answer, post.began, self._began, self._stillborn = None, True, True, 0
         return (post.pieces.pop(), answer) if post.pieces else None
 
@@ -225,13 +222,30 @@ def _connect(ray: Any) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet = {"configure_logging": False, "log_to_driver": False, "include_dashboard": False}
     try:
-        if place := re.fullmatch(r"([^/]+):(\d+)", os.environ.get("RAY_ADDRESS", "")):
-            # Ray itself asks for many minutes where nobody answers.
-            socket.create_connection((place[1], int(place[2])), KNOCK_SECONDS).close()
         ray.init(**quiet)
     except Exception as error:
-        address = os.environ.get("RAY_ADDRESS", "of this machine")
-        raise UsageError(f"--executor ray: the cluster {address} cannot be reached: {_reason(error)}") from error
+        raise _unreached(error) from error
+
+
+def knock() -> Any:
+    """Ray, where it is installed and somebody answers at RAY_ADDRESS. Raises UsageError."""
+    try:
+        import ray
+    except ImportError:
+        raise UsageError(MISSING) from None
+    # Ray itself asks for many minutes where nobody answers.
+    place = re.fullmatch(r"([^/]+):(\d+)", os.environ.get("RAY_ADDRESS", ""))
+    if place and not ray.is_initialized():
+        try:
+            socket.create_connection((place[1], int(place[2])), KNOCK_SECONDS).close()
+        except OSError as error:
+            raise _unreached(error) from error
+    return ray
+
+
+def _unreached(error: Exception) -> UsageError:
+    address = os.environ.get("RAY_ADDRESS", "of this machine")
+    return UsageError(f"--executor ray: the cluster {address} cannot be reached: {_reason(error)}")
 
 
 def _reason(error: Exception) -> str:

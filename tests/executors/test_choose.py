@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import nullcontext
 
 import pytest
 
 from certify.errors import UsageError
-from certify.executors.choose import Hands, cores, executor, free_cores, parse_hands
+from certify.executors.choose import Hands, check, cores, executor, free_cores, parse_hands
 from certify.executors.cluster import Fleet
 from certify.executors.processes import Crew
 
@@ -62,4 +63,11 @@ def test_processes_are_spread_over_gpus(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_cluster_has_no_gpu_that_one_machine_names() -> None:
     assert isinstance(executor(Hands(0, "ray"), len, "auto"), Fleet)
     with pytest.raises(UsageError, match="cuda:1 names a GPU of one machine"):
-        executor(Hands(0, "ray"), len, "cuda:1")
+        check(Hands(0, "ray"), "cuda:1")
+    check(Hands(3), "cuda:1")
+
+
+def test_a_missing_ray_is_told_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"pip install 'certify\[ray\]'"):
+        check(Hands(0, "ray"), "auto")

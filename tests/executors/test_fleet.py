@@ -38,6 +38,14 @@ class ActorDiedError(RayError):
     pass
 
 
+class ActorUnavailableError(RayError):
+    pass
+
+
+class ObjectLostError(RayError):
+    pass
+
+
 class Ray(ModuleType):
     """Actors answer when they are waited for, in order; `free`: how many may begin."""
 
@@ -92,7 +100,8 @@ class Ray(ModuleType):
 def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[Ray], Ray]:
     def put(ray: Ray) -> Ray:
         exceptions = ModuleType("ray.exceptions")
-        exceptions.RayError, exceptions.ActorDiedError = RayError, ActorDiedError  # type: ignore[attr-defined]
+        for kind in (RayError, ActorDiedError, ActorUnavailableError, ObjectLostError):
+            setattr(exceptions, kind.__name__, kind)
         monkeypatch.setitem(sys.modules, "ray", ray)
         monkeypatch.setitem(sys.modules, "ray.exceptions", exceptions)
         return ray

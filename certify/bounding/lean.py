@@ -56,7 +56,8 @@ def fewest(
         spent = np.cumsum(share[:, order], axis=1).max(axis=0)
         kept = np.sort(places[order[~(spent < SPENT)]])
         parts = np.split(kept, np.searchsorted(kept, edges[1:-1]))
-        found.append({u: part - edge for u, part, edge in zip(numbers.values(), parts, edges, strict=False)})
+        named = zip(numbers.values(), parts, edges, strict=False)
+        found.append({unit: part - edge for unit, part, edge in named if len(part)})
     return found
 
 

@@ -69,7 +69,7 @@ def test_no_estimate_where_it_means_little():
 @pytest.mark.parametrize("seed", range(3))
 def test_a_lean_certificate_says_less_and_is_accepted(seed):
     model, prop = proved(seed, "1/20")
-    settings = Settings(method="crown", attack=False, device="cpu", timeout=60.0, certificates=True)
+    settings = Settings(method="crown", attack=False, device="cpu", timeout=600.0, certificates=True)
     (outcome,) = decide(model, [prop], settings, many=True)
     assert outcome.verdict is Verdict.VERIFIED
     steps = read_certificate(outcome.certificate).cases[0].steps

@@ -142,8 +142,8 @@ class Tree:
             del self.lent[loan]
 
     def result(self) -> SearchResult:
-        away = min((float(subs.lower.min()) for subs in self.lent.values()), default=math.inf)
-        lower = min(self.closed, self.stuck, self.pool.lower, away)
+        away = (float(torch.nan_to_num(subs.lower, nan=-math.inf).min()) for subs in self.lent.values())
+        lower = min(self.closed, self.stuck, self.pool.lower, *away)
         left = len(self.pool) + self.left + sum(map(len, self.lent.values()))
         return SearchResult(lower, self.witness, self.subproblems, left)
 

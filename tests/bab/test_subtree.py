@@ -151,6 +151,8 @@ def test_a_donation_is_dealt_and_counted():
     assert abs(len(part.subs) - len(tree.pool)) <= 1
     assert tree.pool.lower == before.lower
     assert before.lower <= margins(case, y).min()
+    tree.lent[part.loan].lower[0] = np.nan
+    assert tree.result().lower == -np.inf, "no bound is no bound, wherever it is"
     tree.restore(part.loan)
     assert len(tree.pool) == before.left
     assert not adopt(tree, part.grow(Ground.of(tree), lambda points: None, np.inf))

@@ -111,8 +111,9 @@ def embedded(data: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def headline(b: Bracket, *, alarms: bool, running: bool) -> tuple[str, str]:
+def headline(b: Bracket, assurance: Assurance, *, alarms: bool, running: bool) -> tuple[str, str]:
     """(state, what is known about the robust accuracy of these samples in a few words)."""
+    doubtful = assurance.unchecked + assurance.solver
     if alarms:
         return "alarm", "Soundness alarm: not to be trusted"
     if b.decided == 0:
@@ -123,7 +124,10 @@ def headline(b: Bracket, *, alarms: bool, running: bool) -> tuple[str, str]:
         known = f"between {b.rate(b.certified):.2%} and {b.rate(b.attacked):.2%} robust"
     if b.pending:
         return "running" if running else "stopped", f"{'Running' if running else 'Unfinished'}: {known} so far"
-    return ("exact" if b.gap == 0 else "open"), f"{known[0].upper()}{known[1:]}"
+    known = f"{known[0].upper()}{known[1:]}"
+    if doubtful:
+        return "open", f"{known} (unchecked proofs: {doubtful:,})"
+    return ("exact" if b.gap == 0 else "open"), known
 
 
 def policy(*, live: bool) -> str:

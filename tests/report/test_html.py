@@ -18,6 +18,7 @@ from run_folders import write_run
 from certify.gate_baseline import Change
 from certify.options import parse_eps
 from certify.report.accounting import Bracket
+from certify.report.assurance import Assurance
 from certify.report.folder import Shown, read_folder
 from certify.report.html import embedded, headline, policy, render, replay_command
 from certify.report.html_charts import cactus_chart, eps_chart, linear, logarithmic
@@ -100,10 +101,8 @@ def test_a_run_from_python_is_tried_again_from_python(tmp_path: Path) -> None:
     view.folder.told["command"].clear()
     report = replace(view.folder.report, command={}, data="arrays", model="Net")
     view = replace(view, folder=replace(view.folder, report=report))
-    assert (
-        view.retry([104])
-        == "certify.run(model, (x[ids], y[ids]), eps='1/10', timeout=20.0, arithmetic='real') with ids = [104]"
-    )
+    call = "certify.run(model, (x[ids], y[ids]), eps='1/10', timeout=20.0, arithmetic='real')"
+    assert view.retry([104]) == f"{call} with ids = [104]"
     assert view.retry_one() == (view.retry([104]).removesuffix("104]"), "]")
 
 
@@ -162,13 +161,17 @@ def test_embedded_json_holds_no_markup() -> None:
 
 def test_the_headline_says_what_is_known() -> None:
     (eps,) = parse_eps("0.1")
-    calm = {"alarms": False, "running": False}
-    assert headline(Bracket(eps, 4, certified=3, falsified=1), **calm) == ("exact", "Exactly 75.00% robust")
-    assert headline(Bracket(eps, 4, certified=2, unknown=2), **calm) == ("open", "Between 50.00% and 100.00% robust")
-    assert headline(Bracket(eps, 4, pending=4), alarms=False, running=True)[0] == "running"
-    assert headline(Bracket(eps, 4, certified=1, pending=3), **calm)[0] == "stopped"
-    assert headline(Bracket(eps, 4, certified=4), alarms=True, running=False)[0] == "alarm"
-    assert headline(Bracket(eps, 0), **calm) == ("exact", "Nothing decided")
+    calm, checked = {"alarms": False, "running": False}, Assurance(checked=3)
+    assert headline(Bracket(eps, 4, certified=3, falsified=1), checked, **calm) == ("exact", "Exactly 75.00% robust")
+    open_ = Bracket(eps, 4, certified=2, unknown=2)
+    assert headline(open_, checked, **calm) == ("open", "Between 50.00% and 100.00% robust")
+    assert headline(Bracket(eps, 4, pending=4), checked, alarms=False, running=True)[0] == "running"
+    assert headline(Bracket(eps, 4, certified=1, pending=3), checked, **calm)[0] == "stopped"
+    assert headline(Bracket(eps, 4, certified=4), checked, alarms=True, running=False)[0] == "alarm"
+    assert headline(Bracket(eps, 0), checked, **calm) == ("exact", "Nothing decided")
+    for weak in (Assurance(checked=1, unchecked=2), Assurance(solver=2)):
+        found = headline(Bracket(eps, 4, certified=4), weak, **calm)
+        assert found == ("open", "Exactly 100.00% robust (unchecked proofs: 2)")
 
 
 def test_axes_have_round_ticks_that_hold_their_values() -> None:

@@ -108,7 +108,7 @@ def test_going_on_equals_never_having_stopped(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--method", "ibp2", "--eps", "0.1"], "sabr, mtl-ibp"),
+        (["--method", "ibp2", "--eps", "0.1"], "sabr, taps, mtl-ibp"),
         (["--method", "ibp", "--eps", "0.1", "--arch", "cnn9"], "cnn5, cnn7"),
         (["--method", "ibp"], "epsilon must be given"),
         (["--method", "ibp", "--eps", "x"], "valid forms"),

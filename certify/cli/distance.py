@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from certify.cli.codes import INTERRUPTED, UNDECIDED
-from certify.cli.console import open_console
+from certify.cli.console import open_console, samples_bar
 from certify.errors import DiskError, UsageError
 from certify.options import LAYOUTS, METHODS, NORMS, parse_eps, parse_floats, parse_ids, parse_range, parse_seconds
 
@@ -91,10 +90,11 @@ def distance(model: str, **options: Any) -> None:
     found: list[tuple[int, Distance]] = []
     interrupted = False
     try:
-        with _progress(len(job.data.y), hidden=options["as_json"] or options["quiet"]) as tell:
+        with samples_bar(len(job.data.y), hidden=options["as_json"] or options["quiet"]) as tell:
             for position in range(len(job.data.y)):
-                found.append((position, _measure(job, search, position)))
-                tell(found[-1][1])
+                one = _measure(job, search, position)
+                found.append((position, one))
+                tell(len(found), f"{one.lower:.4g} … {one.upper:.4g}")
     except KeyboardInterrupt:
         interrupted = True
     rows = [_row(job, search, *one) for one in found]
@@ -253,25 +253,3 @@ def _write(out: Path, document: dict[str, Any], rows: Rows, job: Job, found: Seq
             np.savez(buffer, x=one.witness.x, y=one.witness.y, label=job.data.y[position])
             write_atomically(out / "witnesses" / f"{job.data.ids[position]}.npz", buffer.getvalue())
     write_atomically(out / "distances.json", (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
-
-
-@contextmanager
-def _progress(total: int, *, hidden: bool) -> Iterator[Any]:
-    """A bar on stderr, where somebody can see it."""
-    console = open_console(stderr=True)
-    if hidden or not console.is_terminal:
-        yield lambda found: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    with Progress(
-        TextColumn("samples"),
-        BarColumn(bar_width=12),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[last]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    ) as bar:
-        task = bar.add_task("samples", total=total, last="")
-        yield lambda found: bar.update(task, advance=1, last=f"last: {found.lower:.4g} … {found.upper:.4g}")

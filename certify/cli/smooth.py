@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from certify.cli.codes import INTERRUPTED, UNDECIDED
-from certify.cli.console import open_console
+from certify.cli.console import open_console, samples_bar
 from certify.errors import UnsupportedOps, UsageError
 from certify.options import LAYOUTS, NORMS, Radius, parse_eps, parse_floats, parse_ids, parse_range
 
@@ -176,9 +174,9 @@ def _execute(run: Run, out: Path, options: dict[str, Any]) -> Smoothed:
     begin = time.monotonic()
     with Ledger(out, fingerprint(run), resume=options["resume"]) as ledger:
         try:
-            with _progress(len(run.data.y), hidden=options["as_json"] or options["quiet"]) as tell:
+            with samples_bar(len(run.data.y), hidden=options["as_json"] or options["quiet"]) as tell:
                 for row in run.go(ledger):
-                    tell(row)
+                    tell(row.position + 1, f"radius {row.radius:.4g}, {row.n} draws")
         except KeyboardInterrupt:
             click.echo(f"Interrupted. The same command with --resume --out {out} goes on.", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from None
@@ -221,27 +219,3 @@ def _tell_limit(network: Model, sigma: float, best: float, radii: tuple[Radius, 
             click.echo(f"WARNING: eps {radius} is out of reach of any noise; at most {any_noise:.6g} is in reach.")
         elif float(radius) > ours:
             click.echo(f"WARNING: eps {radius} is out of reach of Gaussian noise; at most {ours:.6g} is in reach.")
-
-
-@contextmanager
-def _progress(total: int, *, hidden: bool) -> Iterator[Any]:
-    """A bar on stderr, where somebody can see it."""
-    console = open_console(stderr=True)
-    if hidden or not console.is_terminal:
-        yield lambda row: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    with Progress(
-        TextColumn("samples"),
-        BarColumn(bar_width=12),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[last]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    ) as bar:
-        task = bar.add_task("samples", total=total, last="")
-        yield lambda row: bar.update(
-            task, completed=row.position + 1, last=f"last: radius {row.radius:.4g}, {row.n} draws"
-        )

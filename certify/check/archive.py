@@ -1,4 +1,4 @@
-"""The arrays and the JSON of a certificate's file, and what its values may be: each in the type asked for, or Rejected.
+"""The arrays and the JSON of a certificate's file: each value as it is asked for, or Rejected.
 
 Pickles, zip bombs, entries or keys that stand twice, and numbers that are not finite are refused here.
 """
@@ -10,6 +10,7 @@ import json
 import math
 import re
 import zipfile
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 from certify.check.errors import Rejected, Unreadable
 
 Array = NDArray[Any]
-Kind = Literal["i", "f", "b", "s"]  # integers, floats, booleans, slopes (floats, or uint8 k meaning k / 255)
 T = TypeVar("T")
 
 LARGEST = 4 << 30  # bytes unpacked: a longer file is a bomb, or not of this world
@@ -27,7 +27,24 @@ HEADER = re.compile(
     rb"\{'descr': '([<>|][a-z][0-9]+)', 'fortran_order': (True|False), 'shape': \(([0-9, ]*)\), \} *\n",
     re.DOTALL,
 )
-ALLOWED = {"i": "iu", "f": "f", "b": "b", "s": "fu"}
+ALLOWED = {"i": "iu", "f": "f", "b": "b", "u": "u", "s": "fu"}
+AS_READ = {"i": np.int64, "f": np.float64, "b": np.bool_, "u": np.uint8, "s": np.float64}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What an array must be. kind: i(ntegers), f(loats), b(ooleans), u(int8), s(lopes: floats, or uint8 k for k / 255).
+
+    shape: a letter for the length of each axis; None: any shape. low, high: of its numbers; a name: less than its size.
+    """
+
+    kind: Literal["i", "f", "b", "u", "s"]
+    shape: str | None = None
+    low: float = -math.inf
+    high: float | str = math.inf
+
+
+Sizes = dict[str, int]  # lengths by name; a letter that is not there yet gets the length of the first array that has it
 
 
 def short(value: object) -> str:
@@ -52,10 +69,8 @@ class Archive:
         self.unread = {n.removesuffix(".npy") for n in names}
         self._read: dict[str, Array] = {}
 
-    def array(
-        self, name: Any, place: str, kind: Kind, shape: tuple[int | None, ...] | None, *, raw: bool = False
-    ) -> Any:
-        """Entry `name` as int64, float64 or bool, finite, of a shape (None: any length, or any shape); raw: uint8."""
+    def array(self, name: Any, place: str, rule: Rule, sizes: Sizes) -> Any:
+        """Entry `name` as int64, float64, bool or (u) uint8, finite and by the rule."""
         if not isinstance(name, str):
             raise Rejected(f"{place}: {short(name)} is not the name of an entry")
         if name not in self._read:
@@ -63,20 +78,24 @@ class Archive:
                 raise Unreadable(f"{place}: the file has no entry {short(name)}")
             self.unread.discard(name)
             self._read[name] = self._load(name)
-        found = self._read[name]
-        if found.dtype.kind not in ALLOWED[kind] or (found.dtype.kind == "u" and kind == "s" and found.itemsize != 1):
+        found, kind = self._read[name], rule.kind
+        bytes_ = found.dtype == np.uint8
+        if found.dtype.kind not in ALLOWED[kind] or (kind in "us" and found.dtype.kind == "u" and not bytes_):
             raise Rejected(f"{place}: numbers of type {found.dtype}")
-        if shape is not None and (
-            found.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, found.shape, strict=True))
-        ):
-            raise Rejected(f"{place}: shape {found.shape} instead of {str(shape).replace('None', 'any')}")
-        if raw:
-            return found
-        if kind == "s" and found.dtype.kind == "u":
-            return found / np.float64(255.0)
-        found = found.astype({"i": np.int64, "b": np.bool_}.get(kind, np.float64))
+        if rule.shape is not None:
+            wanted = [sizes.get(letter) for letter in rule.shape]
+            if found.ndim != len(wanted) or any(n not in (None, m) for n, m in zip(wanted, found.shape, strict=True)):
+                text = ", ".join("any" if n is None else str(n) for n in wanted)
+                raise Rejected(f"{place}: shape {found.shape} instead of ({text})")
+            sizes.update(zip(rule.shape, found.shape, strict=True))
+        if kind in "us" and bytes_:
+            return found if kind == "u" else found / np.float64(255.0)
+        found = found.astype(AS_READ[kind])
         if kind in "fs" and not np.isfinite(found).all():
             raise Rejected(f"{place}: a number is not finite")
+        high = sizes[rule.high] - 1 if isinstance(rule.high, str) else rule.high
+        if found.size and (found.min() < rule.low or found.max() > high):
+            raise Rejected(f"{place}: a number outside of [{rule.low}, {high}]")
         return found
 
     def _load(self, name: str) -> Array:
@@ -98,6 +117,8 @@ class Archive:
 
 
 def parse(text: bytes) -> Any:
+    """The JSON of the header, in which no key stands twice."""
+
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({k for k, _ in pairs}) != len(pairs):
             raise ValueError("a key stands twice")
@@ -112,17 +133,6 @@ def parse(text: bytes) -> Any:
         raise Unreadable(f"header: not JSON ({short(str(error))})") from error
 
 
-def fields(value: Any, place: str, *needed: str, optional: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The object with exactly these keys; what is optional is None where it is left out."""
-    if not isinstance(value, dict):
-        raise Rejected(f"{place}: {short(value)} is not an object")
-    if missing := [k for k in needed if k not in value]:
-        raise Rejected(f"{place}: {missing[0]!r} is missing")
-    if unknown := [k for k in value if k not in needed and k not in optional]:
-        raise Rejected(f"{place}: {short(unknown[0])} is not known")
-    return {**dict.fromkeys(optional), **value}
-
-
 def named(value: Any, place: str) -> dict[str, Any]:
     """An object, whatever its keys are."""
     if not isinstance(value, dict):
@@ -130,10 +140,21 @@ def named(value: Any, place: str) -> dict[str, Any]:
     return value
 
 
-def a_list(value: Any, place: str) -> list[Any]:
+def fields(value: Any, place: str, *needed: str, optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The object with exactly these keys; what is optional is None where it is left out."""
+    found = named(value, place)
+    if missing := [k for k in needed if k not in found]:
+        raise Rejected(f"{place}: {missing[0]!r} is missing")
+    if unknown := [k for k in found if k not in needed and k not in optional]:
+        raise Rejected(f"{place}: {short(unknown[0])} is not known")
+    return {**dict.fromkeys(optional), **found}
+
+
+def items(value: Any, place: str) -> list[tuple[Any, str]]:
+    """The items of a list, each with its place."""
     if not isinstance(value, list):
         raise Rejected(f"{place}: {short(value)} is not a list")
-    return value
+    return [(item, f"{place}[{i}]") for i, item in enumerate(value)]
 
 
 def integer(value: Any, place: str, low: int, end: int | None = None) -> int:
@@ -156,13 +177,8 @@ def choice(value: Any, place: str, choices: tuple[T, ...]) -> T:
     raise Rejected(f"{place}: {short(value)} is none of {choices}")
 
 
-def sha256_of(value: Any, place: str) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
-        raise Rejected(f"{place}: {short(value)} is not a SHA-256 in lower-case hexadecimal digits")
+def matching(value: Any, place: str, pattern: str, what: str) -> str:
+    """A text of a pattern."""
+    if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII):
+        raise Rejected(f"{place}: {short(value)} is not {what}")
     return value
-
-
-def unit_name(name: str, count: int, place: str) -> int:
-    if not re.fullmatch(r"0|[1-9][0-9]{0,8}", name) or int(name) >= count:
-        raise Rejected(f"{place}: {short(name)} is not a unit")
-    return int(name)

@@ -1,15 +1,17 @@
 """VNN-LIB: the unsafe set that a file states, in exact rationals, and whether a certificate's property covers it.
 
-Read: `(declare-const X_0 Real)`, `(declare-fun Y_0 () Real)` and `(assert F)`, F being `and`/`or` over comparisons of
-linear terms in one input, or in outputs. The file states a disjunction of pairs (box of inputs, polytope of outputs).
-Version 2 is turned into these commands first (certify.check.vnnlib2).
+Version 1 declares `(declare-const X_0 Real)` or `(declare-fun Y_0 () Real)`; version 2 begins `(vnnlib-version <2.0>)
+(declare-network N (declare-input X float32 [1, 5]) (declare-output Y float32 [1, 2]))`, one input and one output
+tensor, whose entries X[0, 3] are counted in row-major order. Then come `(assert F)`: F is `and`/`or` over comparisons
+of linear terms in one input, or in outputs. The file states a disjunction of pairs (input box, output polytope).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -17,50 +19,46 @@ from typing import Any
 
 import numpy as np
 
-from certify.check.content import Cases, Float64
+from certify.check.content import Case, Cases, Float64
 from certify.check.errors import Rejected, Unreadable
-from certify.check.vnnlib2 import as_version1, is_version2, joined
 
-TOKEN = re.compile(r"[()]|[^\s()]+")
+TOKEN = re.compile(r"[()]|[^\s()\[\]]+(?:\s*\[[^\[\]()]*\])?|[\[\]]")  # an index belongs to its name
 COMMENT = re.compile(r";[^\r\n]*")
-NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?", re.ASCII)
+NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE]([+-]?[0-9]{1,4}))?", re.ASCII)
 VARIABLE = re.compile(r"([XY])_(0|[1-9][0-9]{0,8})", re.ASCII)
+TYPED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\[((?:[0-9]{1,9}(?:,[0-9]{1,9})*)?)\]", re.ASCII)
 MOST_DIGITS, MOST_EXPONENT = 1000, 1000  # no number that a float64 could be near needs more
 MOST_DEPTH = 50
-MOST_CLAUSES, MOST_ATOMS = 100_000, 5_000_000
+MOST_CLAUSES, MOST_ATOMS, MOST_VARIABLES = 100_000, 5_000_000, 10_000_000
 
-Variable = tuple[str, int]
+Variable = tuple[str, int]  # ("X", i): input i; ("Y", i): output i
 Term = dict[Variable | None, Fraction]  # None: the constant
-
-
-@dataclass(frozen=True, eq=False)
-class Bound:
-    """X_input <= value, or >= where not `upper`; strict: without equality."""
-
-    input: int
-    upper: bool
-    value: Fraction
-    strict: bool
+Direction = tuple[tuple[int, Fraction], ...]  # coefficients by place, the first of them 1 or -1
+Limit = tuple[Fraction, bool]  # strict: False, so that the tighter of two limits is the smaller
 
 
 @dataclass(frozen=True)
-class Row:
-    """sum of coefficient * Y_i <= offset, the first coefficient 1 or -1. (Where the file says <: a little more.)"""
+class Atom:
+    """sum of coefficient * X_i (or Y_i) <= limit[0], or < where not limit[1]."""
 
-    terms: tuple[tuple[int, Fraction], ...]
-    offset: Fraction
+    kind: str
+    terms: Direction
+    limit: Limit
 
 
-Clause = tuple[Bound | Row, ...]
+Clause = tuple[Atom, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Disjunct:
-    """The file's box, rounded outward, and rows that its unsafe outputs satisfy: direction -> smallest offset."""
+    """The file's box, rounded outward, and rows that its unsafe outputs satisfy: direction -> smallest offset.
+
+    (Where the file says <: a little more.)
+    """
 
     lower: Float64
     upper: Float64
-    rows: dict[tuple[tuple[int, Fraction], ...], Fraction]
+    rows: dict[Direction, Fraction]
 
 
 def read_spec(data: bytes, inputs: int, outputs: int) -> list[Disjunct]:
@@ -71,24 +69,16 @@ def read_spec(data: bytes, inputs: int, outputs: int) -> list[Disjunct]:
         raise Unreadable(f"spec: not a text ({error})") from error
     if not text.isascii():
         raise Unreadable("spec: other than ASCII characters outside of comments")
-    commands = _lists(joined(text))
-    if is_version2(commands):
-        commands = as_version1(commands)
-    declared: set[Variable] = set()
+    scope, commands = _declared(_lists(text))
+    if sorted(scope.variables.values()) != [*(("X", i) for i in range(inputs)), *(("Y", i) for i in range(outputs))]:
+        raise Rejected(f"spec: it does not declare X_0 ... X_{inputs - 1} and Y_0 ... Y_{outputs - 1}")
     factors = []
     for command in commands:
         match command:
             case ["assert", list() as formula]:
-                factors.append(_formula(formula, declared))
-            case ["declare-const", str() as name, "Real"] | ["declare-fun", str() as name, [], "Real"]:
-                variable = _variable(name)
-                if variable is None or variable in declared:
-                    raise Rejected(f"spec: {name!r} is declared twice, or is neither X_i nor Y_i")
-                declared.add(variable)
+                factors.append(_formula(formula, scope))
             case _:
-                raise Rejected(f"spec: the command {str(command)[:60]} is not known")
-    if declared != {("X", i) for i in range(inputs)} | {("Y", i) for i in range(outputs)}:
-        raise Rejected(f"spec: it does not declare X_0 ... X_{inputs - 1} and Y_0 ... Y_{outputs - 1}")
+                raise Rejected(f"spec: the command {str(command)[:60]} is not known here")
     found = [d for clause in _every(factors) if (d := _disjunct(clause, inputs)) is not None]
     if not found:
         raise Rejected("spec: its assertions contradict each other")
@@ -111,36 +101,37 @@ def covers(stated: Cases, disjuncts: Sequence[Disjunct]) -> None:
             raise Rejected(f"spec: disjunct {number} of the file is not covered by the certificate's property")
 
 
-def _holds(case: Any, disjunct: Disjunct) -> bool:
+def _holds(case: Case, disjunct: Disjunct) -> bool:
     return case.lower.shape == disjunct.lower.shape and bool(
         (case.lower <= disjunct.lower).all() and (disjunct.upper <= case.upper).all()
     )
 
 
-def _rows(coeff: Float64, offset: Float64) -> list[Row]:
-    return [
-        _row(((int(i), Fraction(float(row[i]))) for i in np.flatnonzero(row)), Fraction(float(limit)))
-        for row, limit in zip(coeff, offset, strict=True)
-    ]
+def _rows(coeff: Float64, offset: Float64) -> list[tuple[Direction, Fraction]]:
+    found = []
+    for row, limit in zip(coeff, offset, strict=True):
+        terms, size = _scaled({int(i): Fraction(float(row[i])) for i in np.flatnonzero(row)})
+        found.append((terms, Fraction(float(limit)) / size))
+    return found
 
 
-def _row(terms: Iterable[tuple[int, Fraction]], offset: Fraction) -> Row:
-    """Scaled so that the first coefficient is 1 or -1."""
-    ordered = sorted((i, c) for i, c in terms if c)
+def _scaled(terms: Mapping[int, Fraction]) -> tuple[Direction, Fraction]:
+    """The direction, and what it was divided by."""
+    ordered = sorted((i, c) for i, c in terms.items() if c)
     size = abs(ordered[0][1]) if ordered else Fraction(1)
-    return Row(tuple((i, c / size) for i, c in ordered), offset / size)
+    return tuple((i, c / size) for i, c in ordered), size
 
 
-def _contains(polytope: Sequence[Row], disjunct: Disjunct) -> bool:
-    for row in polytope:
-        known = disjunct.rows.get(row.terms) if row.terms else Fraction(0)
-        if known is None or known > row.offset:
+def _contains(polytope: Sequence[tuple[Direction, Fraction]], disjunct: Disjunct) -> bool:
+    for terms, offset in polytope:
+        known = disjunct.rows.get(terms) if terms else Fraction(0)
+        if known is None or known > offset:
             return False
     return True
 
 
 def _lists(text: str) -> list[list[Any]]:
-    """The S-expressions of a text."""
+    """The S-expressions of a text; in a word that has an index no blanks are left."""
     stack: list[list[Any]] = [[]]
     for token in TOKEN.findall(text):
         if token == "(":
@@ -153,36 +144,76 @@ def _lists(text: str) -> list[list[Any]]:
             done = stack.pop()
             stack[-1].append(done)
         else:
-            stack[-1].append(token)
+            stack[-1].append("".join(token.split()))
     if len(stack) != 1 or any(isinstance(item, str) for item in stack[0]):
         raise Rejected("spec: a '(' that is not closed, or a word outside of parentheses")
     return stack[0]
 
 
-def _variable(name: str) -> Variable | None:
-    match = VARIABLE.fullmatch(name)
-    return None if match is None else (match[1], int(match[2]))
+@dataclass(frozen=True)
+class Scope:
+    """The variables by their names; equal: how version 1 or 2 writes equality."""
+
+    variables: Mapping[str, Variable]
+    equal: tuple[str, ...]
 
 
-def _formula(formula: list[Any], declared: set[Variable]) -> list[Clause]:
+def _declared(commands: list[list[Any]]) -> tuple[Scope, list[list[Any]]]:
+    """What the file declares, and its other commands."""
+    if commands and commands[0][:1] in (["vnnlib-version"], ["declare-network"]):
+        if commands[0][0] == "vnnlib-version" and "".join(map(str, commands[0][1:])) == "<2.0>":
+            commands = commands[1:]
+        match commands:
+            case [["declare-network", str(), ["declare-input", *given], ["declare-output", *answer]], *rest]:
+                if given[:1] == answer[:1]:
+                    raise Rejected("spec: its input and its output have the same name")
+                return Scope({**_tensor("X", given), **_tensor("Y", answer)}, ("=", "==", "!=")), rest
+        raise Rejected("spec: not version 2.0 with one network of one input and one output")
+    declared: dict[str, Variable] = {}
+    rest = []
+    for command in commands:
+        match command:
+            case ["declare-const", str() as name, "Real"] | ["declare-fun", str() as name, [], "Real"]:
+                found = VARIABLE.fullmatch(name)
+                if found is None or name in declared:
+                    raise Rejected(f"spec: {name!r} is declared twice, or is neither X_i nor Y_i")
+                declared[name] = found[1], int(found[2])
+            case _:
+                rest.append(command)
+    return Scope(declared, ("=",)), rest
+
+
+def _tensor(kind: str, words: list[Any]) -> dict[str, Variable]:
+    """Version 2's names of a tensor's entries, in row-major order."""
+    match words:
+        case [str() as name, str() as typed] if (found := TYPED.fullmatch(typed)) and TYPED.fullmatch(name + "[]"):
+            shape = [int(n) for n in found[1].split(",") if n]
+            if 0 < math.prod(shape) <= MOST_VARIABLES:
+                places = itertools.product(*(map(str, range(n)) for n in shape))
+                names = (f"{name}[{','.join(place)}]" if shape else name for place in places)
+                return {entry: (kind, i) for i, entry in enumerate(names)}
+    raise Rejected(f"spec: the declaration {str(words)[:60]} is not known")
+
+
+def _formula(formula: list[Any], scope: Scope) -> list[Clause]:
     """Its disjunctive normal form."""
     match formula:
         case ["or", *parts] if parts and all(isinstance(p, list) for p in parts):
-            return _limited([clause for part in parts for clause in _formula(part, declared)])
+            return _limited([clause for part in parts for clause in _formula(part, scope)])
         case ["and", *parts] if parts and all(isinstance(p, list) for p in parts):
-            return _every([_formula(part, declared) for part in parts])
-        case ["=", left, right]:
-            return _every([_formula([op, left, right], declared) for op in ("<=", ">=")])
-        case [("<=" | "<" | ">=" | ">") as op, left, right]:
-            low, high = (left, right) if op[0] == "<" else (right, left)
-            return _comparison(_plus(_term(low, declared), _term(high, declared), Fraction(-1)), len(op) == 1)
+            return _every([_formula(part, scope) for part in parts])
+        case ["!=" as op, left, right] if op in scope.equal:
+            return _limited(_comparison(left, right, scope, strict=True) + _comparison(right, left, scope, strict=True))
+        case [str() as op, left, right] if op in scope.equal:
+            return _every([_comparison(left, right, scope), _comparison(right, left, scope)])
+        case [("<=" | "<") as op, low, high] | [(">=" | ">") as op, high, low]:
+            return _comparison(low, high, scope, strict=len(op) == 1)
     raise Rejected(f"spec: the formula {str(formula)[:60]} is not known")
 
 
 def _every(factors: Sequence[list[Clause]]) -> list[Clause]:
     """A conjunction of disjunctions, multiplied out."""
-    common = [atom for factor in factors if len(factor) == 1 for atom in factor[0]]
-    found: list[Clause] = [tuple(common)]
+    found: list[Clause] = [tuple(atom for factor in factors if len(factor) == 1 for atom in factor[0])]
     for factor in factors:
         if len(factor) != 1:
             if len(found) * len(factor) > MOST_CLAUSES:
@@ -197,96 +228,86 @@ def _limited(clauses: list[Clause]) -> list[Clause]:
     return clauses
 
 
-def _comparison(difference: Term, strict: bool) -> list[Clause]:
-    """difference <= 0, or < 0: true is [()], false is []."""
-    limit = -difference.get(None, Fraction(0))
+def _comparison(low: Any, high: Any, scope: Scope, *, strict: bool = False) -> list[Clause]:
+    """low <= high, or low < high: true is [()], false is []."""
+    difference = _plus(_term(low, scope), _term(high, scope), Fraction(-1))
+    limit = -difference.pop(None, Fraction(0))
     terms = {v: c for v, c in difference.items() if v is not None and c}
+    kinds = sorted({kind for kind, _ in terms})
     if not terms:
         return [()] if limit > 0 or (limit == 0 and not strict) else []
-    kinds = {kind for kind, _ in terms}
-    if kinds == {"Y"}:
-        return [(_row(((i, c) for (_, i), c in terms.items()), limit),)]
-    if len(terms) > 1:
+    if len(kinds) > 1 or (kinds == ["X"] and len(terms) > 1):
         raise Rejected("spec: a comparison of inputs with each other, or with outputs")
-    (((_, index), factor),) = terms.items()
-    return [(Bound(index, factor > 0, limit / factor, strict),)]
+    direction, size = _scaled({i: c for (_, i), c in terms.items()})
+    return [(Atom(kinds[0], direction, (limit / size, not strict)),)]
 
 
-def _term(item: Any, declared: set[Variable]) -> Term:
+def _term(item: Any, scope: Scope) -> Term:
     if isinstance(item, str):
-        if (variable := _variable(item)) is None:
-            return {None: _number(item)}
-        if variable not in declared:
-            raise Rejected(f"spec: {item} is not declared")
-        return {variable: Fraction(1)}
+        if item in scope.variables:
+            return {scope.variables[item]: Fraction(1)}
+        return {None: _number(item)}
     if len(item) < 2 or item[0] not in ("+", "-", "*", "/"):
         raise Rejected(f"spec: the term {str(item)[:60]} is not known")
-    op, (result, *rest) = item[0], [_term(part, declared) for part in item[1:]]
+    op, (result, *rest) = item[0], [_term(part, scope) for part in item[1:]]
     if op == "-" and not rest:
-        return _times(result, Fraction(-1))
+        return _plus({}, result, Fraction(-1))
     for other in rest:
         if op in ("+", "-"):
             result = _plus(result, other, Fraction(1 if op == "+" else -1))
             continue
-        if op == "*" and not any(v is not None for v in result):
+        if op == "*" and not result.keys() - {None}:
             result, other = other, result
         factor = other.get(None, Fraction(0))
-        if any(v is not None for v in other) or (op == "/" and not factor):
+        if other.keys() - {None} or (op == "/" and not factor):
             raise Rejected("spec: a product of variables, or a division by one or by 0")
-        result = _times(result, factor if op == "*" else 1 / factor)
+        result = _plus({}, result, factor if op == "*" else 1 / factor)
     if op == "/" and not rest:
         raise Rejected("spec: / takes two terms")
     return result
 
 
 def _plus(left: Term, right: Term, factor: Fraction) -> Term:
+    """left + factor * right."""
     total = dict(left)
     for variable, value in right.items():
         total[variable] = total.get(variable, Fraction(0)) + factor * value
     return total
 
 
-def _times(term: Term, factor: Fraction) -> Term:
-    return {variable: value * factor for variable, value in term.items()}
-
-
 def _number(token: str) -> Fraction:
-    if NUMBER.fullmatch(token) is None or len(token) > MOST_DIGITS:
-        raise Rejected(f"spec: {token[:60]!r} is no number")
-    exponent = re.search(r"[eE](.*)", token)
-    if exponent is not None and abs(int(exponent[1])) > MOST_EXPONENT:
+    found = NUMBER.fullmatch(token)
+    if found is None or len(token) > MOST_DIGITS:
+        raise Rejected(f"spec: {token[:60]!r} is no number, and no variable that is declared")
+    if abs(int(found[1] or 0)) > MOST_EXPONENT:
         raise Rejected(f"spec: {token[:60]!r} is beyond float64")
     return Fraction(token)
 
 
 def _disjunct(clause: Clause, inputs: int) -> Disjunct | None:
     """None where no input satisfies it; Rejected where an input is not bounded."""
-    rows: dict[tuple[tuple[int, Fraction], ...], Fraction] = {}
+    rows: dict[Direction, Fraction] = {}
     for atom in clause:
-        if isinstance(atom, Row):
-            rows[atom.terms] = min(atom.offset, rows.get(atom.terms, atom.offset))
-    box = _box(tuple(atom for atom in clause if isinstance(atom, Bound)), inputs)
+        if atom.kind == "Y":
+            rows[atom.terms] = min(atom.limit[0], rows.get(atom.terms, atom.limit[0]))
+    box = _box(tuple(atom for atom in clause if atom.kind == "X"), inputs)
     return None if box is None else Disjunct(*box, rows)
 
 
 @lru_cache(maxsize=4)  # most files have one box for all disjuncts
-def _box(bounds: tuple[Bound, ...], inputs: int) -> tuple[Float64, Float64] | None:
-    lowest: dict[int, Bound] = {}
-    highest: dict[int, Bound] = {}
+def _box(bounds: Clause, inputs: int) -> tuple[Float64, Float64] | None:
+    limits: dict[tuple[int, int], Limit] = {}  # (i, 1): of X_i, (i, -1): of -X_i
     for bound in bounds:
-        edges, sign = (highest, 1) if bound.upper else (lowest, -1)
-        old = edges.get(bound.input)
-        if old is None or (sign * bound.value, not bound.strict) < (sign * old.value, not old.strict):
-            edges[bound.input] = bound
-    for i, low in lowest.items():
-        high = highest.get(i)
-        if high is not None and (low.value > high.value or (low.value == high.value and (low.strict or high.strict))):
+        ((place, sign),) = bound.terms
+        limits[place, int(sign)] = min(bound.limit, limits.get((place, int(sign)), bound.limit))
+    for (i, side), (value, closed) in limits.items():
+        other = limits.get((i, -side))
+        if other is not None and (value < -other[0] or (value == -other[0] and not (closed and other[1]))):
             return None
-    if len(lowest) != inputs or len(highest) != inputs:
+    if len(limits) != 2 * inputs:
         raise Rejected("spec: an input without a lower or an upper bound")
-    lower = np.array([_rounded(lowest[i].value, -math.inf) for i in range(inputs)])
-    upper = np.array([_rounded(highest[i].value, math.inf) for i in range(inputs)])
-    return lower, upper
+    lower = [_rounded(-limits[i, -1][0], -math.inf) for i in range(inputs)]
+    return np.array(lower), np.array([_rounded(limits[i, 1][0], math.inf) for i in range(inputs)])
 
 
 def _rounded(value: Fraction, toward: float) -> float:

@@ -295,13 +295,13 @@ def slopes_above_a_relu(header: Header) -> None:
 put("bab", "outside of", "a unit out of range", *TREE, "unit", at(0, 2))
 put("bab", "a place outside of its unit", "a neuron out of range", *TREE, "place", at(0, 30))
 put("bab", "a place outside of its unit", "a negative place", *TREE, "place", at(0, -1))
-put("bab", "entry_mix: a negative weight", "a negative weight", *TREE, "entry_mix", lambda v: -v)
+put("bab", "entry_mix: a number outside of", "a negative weight", *TREE, "entry_mix", lambda v: -v)
 put("bab", "not finite", "a weight that is no number", *TREE, "entry_mix", at(0, np.nan))
 put("bab", "not finite", "an infinite weight", *TREE, "entry_mix", at(0, np.inf))
 put("bab", "not finite", "a multiplier that is no number", *TREE, "multiplier", at(0, np.nan))
 put("bab", "not finite", "a cut that is no number", *TREE, "cut", at(0, np.nan))
-put("bab", "sharpen_beta: a negative", "a negative beta", *TREE, "sharpen_beta", lambda v: -v - 1)
-put("bab", "sign: other than", "a plane's sign of 2", *TREE, "planes", "sign", lambda v: 2 * v)
+put("bab", "sharpen_beta: a number outside of", "a negative beta", *TREE, "sharpen_beta", lambda v: -v - 1)
+put("bab", "sign: a number outside of", "a plane's sign of 2", *TREE, "planes", "sign", lambda v: 2 * v)
 put(
     "bab",
     "polytope that the tree does not have",
@@ -313,7 +313,7 @@ put(
 put("bab", "entry_node: not ascending", "entries in another order", *TREE, "entry_node", lambda v: v[::-1].copy())
 put(
     "bab",
-    "a slope outside",
+    "lower: a number outside of",
     "a slope over 1",
     *TREE,
     "entry_slopes",
@@ -321,7 +321,16 @@ put(
     "lower",
     lambda v: v / 255.0 + 1e-9 + (v < 255),
 )
-put("bab", "a slope outside", "a negative slope", *TREE, "entry_slopes", "0", "lower", lambda v: v / 255.0 - 1.5)
+put(
+    "bab",
+    "lower: a number outside of",
+    "a negative slope",
+    *TREE,
+    "entry_slopes",
+    "0",
+    "lower",
+    lambda v: v / 255.0 - 1.5,
+)
 put("bab", "numbers of type", "slopes of 16 bits", *TREE, "entry_slopes", "0", "lower", lambda v: v.astype(np.uint16))
 put("bab", "numbers of type", "floats for places", *TREE, "place", lambda v: v.astype(np.float64))
 put("bab", "numbers of type", "integers for weights", *TREE, "entry_mix", lambda v: v.astype(np.int64))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from certify.arrays import to_numpy
 from certify.errors import UsageError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from certify.attacks.replay import Replayer
     from certify.bab.input_split import InputSearch
     from certify.bab.search import Tree
-    from certify.bab.share import Team
+    from certify.bab.share import Lending, Search, Team
     from certify.bounding.crown import Knowledge
     from certify.bounding.margins import Networks, Proof, Start
     from certify.certificate.content import CaseProof
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
+S = TypeVar("S", bound="Search")
 
 # The light way: so many cases, a network of so few multiply-adds (some 10 ms a pass); CROWN where the passes of its
 # neurons together take so few (0.2 s for each 1e9).
@@ -104,7 +105,7 @@ class Machine:
     device: str
     seed: int
     cores: int = 1
-    team: Team | None = None
+    team: Team[Any] | None = None
 
     def close(self) -> None:
         """End the processes that help."""
@@ -209,6 +210,7 @@ class Machine:
 
     def split(self, task: Task, patience: float, deadline: float) -> None:
         """Complete search by input splits; past `patience` it goes on only if it seems to come to an end."""
+        from certify.bab import subboxes
         from certify.bab.input_split import InputSearch
 
         if not task.case.unsafe or any(len(p.offset) == 0 for p in task.case.unsafe):
@@ -217,7 +219,8 @@ class Machine:
         nets = self.light if self.light_methods else self.heavy
         with nets.without_gradients():
             task.boxes = task.boxes or InputSearch.begin(nets.exact, task.case, self.judge(task.case))
-            found = task.boxes.go(deadline, patience)
+            team = self._team(task.boxes, subboxes, task.case, nets)
+            found = team.grow(deadline, partial(task.boxes.promising, patience))
         task.spend(SPLIT_STAGE, time.perf_counter() - begin)
         task.raise_to(found.lower, SPLIT_STAGE)
         task.proof = task.proof or found.proof
@@ -226,6 +229,7 @@ class Machine:
 
     def search(self, task: Task, deadline: float) -> None:
         """Complete search by splits of neurons, from where alpha-CROWN or an earlier call left it."""
+        from certify.bab import subtree
         from certify.bab.envelope import planes_pay
         from certify.bab.root import begin
         from certify.bab.search import Tree
@@ -240,7 +244,7 @@ class Machine:
             if not task.open:
                 return
         started = time.perf_counter()
-        found = self._team(task.tree, task.case).grow(deadline)
+        found = self._team(task.tree, subtree, task.case, task.start.nets).grow(deadline)
         task.spend(SEARCH_STAGE, time.perf_counter() - started)
         task.raise_to(found.lower, SEARCH_STAGE)
         if found.witness is not None:
@@ -248,15 +252,15 @@ class Machine:
         if found.lower > 0 and task.proof is None:
             task.proof = task.tree.proof()
 
-    def _team(self, tree: Tree, case: Case) -> Team:
-        """Who grows the tree: this process, and others where the search takes long; one tree at a time has them."""
+    def _team(self, search: S, lending: Lending[S], case: Case, nets: Networks) -> Team[S]:
+        """Who works on a search: this process, and others where it takes long; one search at a time has them."""
         from certify.bab.share import Team
         from certify.executors.choose import helpers
 
-        if self.team is None or self.team.tree is not tree:
+        if self.team is None or self.team.search is not search:
             self.close()
-            others = self.cores - 1 if tree.root.nets.device.type == "cpu" else 0
-            self.team = Team(tree, partial(_judge_of, self.model, case), helpers, others)
+            others = self.cores - 1 if str(nets.device) == "cpu" else 0
+            self.team = Team(search, lending, partial(_judge_of, self.model, case), helpers, others)
         return self.team
 
     def mend(self, task: Task, tree: int, nodes: Sequence[int], deadline: float) -> None:

@@ -43,7 +43,7 @@ class Frontier:
     """Open boxes; the ones with the lowest bounds come first, or, above `most` boxes, those nearest to closing."""
 
     def __init__(self, boxes: Boxes, most: int) -> None:
-        self._boxes, self._most = boxes, most
+        self._boxes, self.most = boxes, most
 
     def __len__(self) -> int:
         return len(self._boxes)
@@ -54,14 +54,16 @@ class Frontier:
         return float(self._boxes.bound.min()) if len(self._boxes) else np.inf
 
     def push(self, boxes: Boxes) -> None:
-        self._boxes = Boxes.join(self._boxes, boxes) if len(self._boxes) else boxes
+        """Add boxes."""
+        if len(boxes):
+            self._boxes = Boxes.join(self._boxes, boxes) if len(self._boxes) else boxes
 
     def pop(self, count: int) -> Boxes:
         """Up to `count` boxes, taken out."""
         if count >= len(self._boxes):
             taken, self._boxes = self._boxes, self._boxes[:0]
             return taken
-        order = self._boxes.bound if len(self._boxes) <= self._most else -self._boxes.bound
+        order = self._boxes.bound if len(self._boxes) <= self.most else -self._boxes.bound
         place = np.argpartition(order, count)
         # In the order of their pushing, so that a batch does not depend on how the partition works.
         taken = self._boxes[np.sort(place[:count])]

@@ -16,7 +16,9 @@ Index = NDArray[np.int64]
 
 @dataclass
 class InputLog:
-    """shape: polytopes and rows of the longest. Node 0 is the whole box; children come in pairs."""
+    """shape: polytopes and rows of the longest. Node 0 is the whole box, or the first nodes are those that a part of a
+    search begins with; children come in pairs.
+    """
 
     shape: tuple[int, ...]
     count: int = 1
@@ -39,20 +41,33 @@ class InputLog:
         if len(node):
             self.entries.append((node, polytope, weight.astype(np.float32)))
 
-    def box(self, node: int, lower: Float64, upper: Float64) -> tuple[Float64, Float64]:
-        """A node's part of the whole box [lower, upper]."""
-        parent: dict[int, tuple[int, int, float, bool]] = {}
-        for nodes, coordinates, cuts, children in self.splits:
-            for split in zip(nodes.tolist(), coordinates.tolist(), cuts.tolist(), children.tolist(), strict=True):
-                parent[split[3]], parent[split[3] + 1] = (*split[:3], False), (*split[:3], True)
-        lower, upper = lower.copy(), upper.copy()
-        while node:
-            node, coordinate, cut, second = parent[node]
-            if second:
-                lower[coordinate] = max(lower[coordinate], cut)
-            else:
-                upper[coordinate] = min(upper[coordinate], cut)
-        return lower, upper
+    def adopt(self, part: InputLog, nodes: Index) -> Index:
+        """Go on at `nodes`, where a part of the search began, with what its log says; all its nodes' numbers."""
+        number = np.concatenate([nodes, self.count + np.arange(part.count - len(nodes))])
+        splits = [(number[node], at, cut, number[child]) for node, at, cut, child in part.splits]
+        entries = [(number[node], polytope, mix) for node, polytope, mix in part.entries]
+        self.splits += splits
+        self.entries += entries
+        self.count += part.count - len(nodes)
+        return number
+
+    def boxes(self, nodes: Index, lower: Float64, upper: Float64) -> tuple[Float64, Float64]:
+        """(K, n) each: the parts of the whole box [lower, upper] that some nodes are."""
+        parent, place = np.zeros((2, self.count), dtype=np.int64)
+        cut, second = np.zeros(self.count), np.zeros(self.count, dtype=bool)
+        for node, coordinate, point, child in self.splits:
+            for half in (child, child + 1):
+                parent[half], place[half], cut[half] = node, coordinate, point
+            second[child + 1] = True
+        ends = np.tile(lower, (len(nodes), 1)), np.tile(upper, (len(nodes), 1))
+        here = np.asarray(nodes)
+        while (rows := np.flatnonzero(here)).size:
+            for end, tighter, side in zip(ends, (np.maximum, np.minimum), (True, False), strict=True):
+                mine = rows[second[here[rows]] == side]
+                at = place[here[mine]]
+                end[mine, at] = tighter(end[mine, at], cut[here[mine]])
+            here = parent[here]
+        return ends
 
     def proof(self) -> CaseProof:
         """A tree over all polytopes, bounds made anew wherever one is excluded."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -44,7 +44,10 @@ LEAST_TRACKS, TRACKS = 8, 256
 
 @dataclass
 class InputSearch:
-    """A search that can go on. closed: lowest bound of what is closed; stuck: of boxes that no split makes smaller."""
+    """A search that can go on. closed: lowest bound of what is closed; stuck: of boxes that no split makes smaller.
+    width, most: boxes of the next step, and of any. peak: the most that were open. lent: what goes on elsewhere
+    (certify.bab.subboxes), by the loans' numbers.
+    """
 
     graph: Graph
     sample: Array
@@ -60,7 +63,10 @@ class InputSearch:
     steps: int = 0
     witness: Witness | None = None
     most: int = 1024
+    width: int = 1024
     peak: int = 0
+    lent: dict[int, Boxes] = field(default_factory=dict)
+    loans: int = 0
 
     @staticmethod
     def begin(graph: Graph, case: Case, replay: Replay, most: int = 1024) -> InputSearch:
@@ -76,36 +82,64 @@ class InputSearch:
         each = size * (len(free) + len(target.rows)) + 4 * target.index.size * root.lower.size
         most = max(1, min(most, BATCH_NUMBERS // each))
         log = InputLog(target.index.shape)
-        return InputSearch(graph, sample, target, attack, Frontier(root, capacity), free, log, most=most)
+        return InputSearch(graph, sample, target, attack, Frontier(root, capacity), free, log, most=most, width=most)
+
+    def part(self, boxes: Boxes, replay: Replay) -> InputSearch:
+        """A search of its own over some of the boxes, whose nodes are numbered 0, 1, ...; nothing done yet."""
+        attack = replace(self.attack, replay=replay, witness=None)
+        frontier, log = Frontier(boxes, self.frontier.most), InputLog(self.log.shape, len(boxes))
+        kept = self.graph, self.sample, self.target, attack, frontier, self.free, log
+        return InputSearch(*kept, most=self.most, width=self.width)
+
+    @property
+    def waiting(self) -> int:
+        """Boxes that are open here."""
+        return len(self.frontier)
 
     def go(self, deadline: float, patience: float = math.inf) -> SearchResult:
         """Split until every unsafe polytope is excluded everywhere, a witness is found, or time is over.
 
-        deadline, patience: on time.monotonic()'s clock; past `patience` it goes on only while it closes more boxes than
-        it opens. The lower bound is sound whenever the search stops.
+        deadline, patience: on time.monotonic()'s clock; past `patience` it goes on only while it is `promising`. The
+        lower bound is sound whenever the search stops.
         """
-        width = self.most
-        while len(self.frontier) and self.witness is None and (begin := time.monotonic()) < deadline:
-            self.peak = max(self.peak, len(self.frontier))
-            if begin >= patience and len(self.frontier) > CLOSING * self.peak:
-                break
-            _step(self, width, deadline)
-            spent = time.monotonic() - begin
-            width = max(1, width // 2) if spent > STEP_SECONDS else min(self.most, 2 * width)
+        while self.waiting and self.witness is None and self.promising(patience) and time.monotonic() < deadline:
+            self.advance(deadline)
         return self.result()
+
+    def promising(self, patience: float) -> bool:
+        """Is it early, or does it close more boxes than it opens?"""
+        return time.monotonic() < patience or self._open() <= CLOSING * self.peak
+
+    def advance(self, deadline: float) -> None:
+        """One step, where something is open."""
+        begin = time.monotonic()
+        self.peak = max(self.peak, self._open())
+        _step(self, self.width, deadline)
+        spent = time.monotonic() - begin
+        self.width = max(1, self.width // 2) if spent > STEP_SECONDS else min(self.most, 2 * self.width)
 
     def reopen(self, nodes: Sequence[int]) -> None:
         """The parts that these closed nodes of the log split into are open again, whatever closed them."""
-        whole = self.attack.lower, self.attack.upper
-        lower, upper = (np.stack(side) for side in zip(*(self.log.box(node, *whole) for node in nodes), strict=True))
-        margins = np.full((len(nodes), self.log.shape[0]), -np.inf)
-        boxes = Boxes(lower, upper, margins, np.array(nodes, dtype=np.int64))
+        node = np.array(nodes, dtype=np.int64)
+        lower, upper = self.log.boxes(node, self.attack.lower, self.attack.upper)
+        boxes = Boxes(lower, upper, np.full((len(node), self.log.shape[0]), -np.inf), node)
         self.frontier.push(_halve(self, boxes, np.zeros((len(nodes), len(self.free))))[0])
 
+    def restore(self, loan: int) -> None:
+        """What was lent is as open as it was; whatever comes of the loan is not taken any more."""
+        boxes = self.lent.get(loan)
+        if boxes is not None:
+            self.frontier.push(boxes)
+            del self.lent[loan]
+
+    def _open(self) -> int:
+        return self.waiting + sum(map(len, self.lent.values()))
+
     def result(self) -> SearchResult:
-        lower = min(self.closed, self.stuck, self.frontier.lower)
+        away = (float(boxes.bound.min()) for boxes in self.lent.values())
+        lower = min(self.closed, self.stuck, self.frontier.lower, *away)
         proof = self.log.proof() if lower > 0 else None
-        return SearchResult(lower, self.witness, self.subproblems, len(self.frontier) + self.left, proof)
+        return SearchResult(lower, self.witness, self.subproblems, self._open() + self.left, proof)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,16 +182,22 @@ def _sample_of(graph: Graph) -> Array:
 
 def _step(state: InputSearch, width: int, deadline: float) -> None:
     boxes = state.frontier.pop(width)
+    try:
+        state.frontier.push(_worked(state, boxes, deadline))
+    except BaseException:  # out of memory, an interrupt: what was taken out is as open as before
+        state.frontier.push(boxes)
+        raise
+
+
+def _worked(state: InputSearch, boxes: Boxes, deadline: float) -> Boxes:
+    """What is open of some boxes after a step: the parts of those that did not close."""
     known, found = _bound(state, boxes, deadline)
     state.subproblems += len(boxes)
     boxes, found = _exclude(state, boxes, found, known)
     if not len(boxes):
-        return
+        return boxes
     _attack(state, boxes, found, deadline)
-    if state.witness is not None:
-        state.frontier.push(boxes)
-        return
-    state.frontier.push(_split(state, boxes, found))
+    return boxes if state.witness is not None else _split(state, boxes, found)
 
 
 def _bound(state: InputSearch, boxes: Boxes, deadline: float) -> tuple[Knowledge, _Bounded]:

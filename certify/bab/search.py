@@ -69,8 +69,9 @@ class SearchOptions:
 @dataclass
 class Tree:
     """A search that can go on. closed: the lowest bound of what is closed; stuck: of what nothing can split. width,
-    most: subproblems of the next step, and of any. lifted: have planes above ReLUs been tried? earlier: the trees of
-    polytopes that were excluded before. lent: what goes on elsewhere (certify.bab.subtree), by the loans' numbers.
+    most: subproblems of the next step, and of any. lifts: do planes above ReLUs pay? None: not asked yet; lifted: have
+    they been tried? earlier: the trees of polytopes that were excluded before. lent: what goes on elsewhere
+    (certify.bab.subtree), by the loans' numbers.
     """
 
     root: Root
@@ -88,6 +89,7 @@ class Tree:
     witness: Witness | None = None
     asked: bool = False  # have the planes been made, or given up?
     planes: Planes | None = None
+    lifts: bool | None = None
     lifted: bool = False
     leaves: Leaves | None = None
     earlier: tuple[SplitTree, ...] = ()
@@ -109,9 +111,35 @@ class Tree:
         return Tree(root, replay, options, pool, root.lower, options.smallest, options.largest, log)
 
     @property
+    def waiting(self) -> int:
+        """Subproblems that are open here."""
+        return len(self.pool)
+
+    @property
     def open(self) -> bool:
         """Is there anything left to do here?"""
         return self.witness is None and len(self.pool) > 0
+
+    @torch.no_grad()
+    def advance(self, deadline: float) -> None:
+        """One step, where something is open."""
+        self.deadline = deadline
+        begin, lowest = time.monotonic(), self.pool.lower
+        if self.subproblems >= PLANES_AFTER and not self.asked:
+            self.asked, self.planes = True, planes(self.root)
+            if self.planes is not None:
+                self.log.use(*(to_numpy(p) for p in (self.planes.start, self.planes.neuron, self.planes.sign)))
+        if self.subproblems >= LIFT_AFTER and not self.lifted:
+            self.lifted = True
+            _lift(self)
+        if self.open:
+            _step(self, self.width)
+        self.gear = 0 if self.pool.lower > lowest else (self.gear + 1) % len(GEARS)
+        spent = time.monotonic() - begin
+        if spent < STEP_SECONDS:
+            self.width = min(2 * self.width, self.most)
+        elif spent > 2 * STEP_SECONDS:
+            self.width = max(self.width // 2, self.options.smallest)
 
     def proof(self) -> CaseProof | None:
         """Why the case is safe, once nothing is open or stuck; None where that takes too much memory to say."""
@@ -154,30 +182,8 @@ def grow(tree: Tree, deadline: float) -> SearchResult:
     May be called again for more.
     """
     while tree.open and time.monotonic() < deadline:
-        advance(tree, deadline)
+        tree.advance(deadline)
     return tree.result()
-
-
-@torch.no_grad()
-def advance(tree: Tree, deadline: float) -> None:
-    """One step of a tree that is open."""
-    tree.deadline = deadline
-    begin, lowest = time.monotonic(), tree.pool.lower
-    if tree.subproblems >= PLANES_AFTER and not tree.asked:
-        tree.asked, tree.planes = True, planes(tree.root)
-        if tree.planes is not None:
-            tree.log.use(*(to_numpy(p) for p in (tree.planes.start, tree.planes.neuron, tree.planes.sign)))
-    if tree.subproblems >= LIFT_AFTER and not tree.lifted:
-        tree.lifted = True
-        _lift(tree)
-    if tree.open:
-        _step(tree, tree.width)
-    tree.gear = 0 if tree.pool.lower > lowest else (tree.gear + 1) % len(GEARS)
-    spent = time.monotonic() - begin
-    if spent < STEP_SECONDS:
-        tree.width = min(2 * tree.width, tree.most)
-    elif spent > 2 * STEP_SECONDS:
-        tree.width = max(tree.width // 2, tree.options.smallest)
 
 
 def _lift(tree: Tree) -> None:

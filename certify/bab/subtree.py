@@ -1,4 +1,4 @@
-"""Parts of a search that go on elsewhere: lent as values, grown in any process, and joined to the tree again.
+"""Parts of a search over neurons that go on elsewhere: lent as values, grown in any process, and joined to the tree.
 
 A loan takes nothing from the tree: what is lent counts as open, with the bounds it had, until what came of it is
 adopted. So a process that dies, or answers too late, costs its own time and nothing else.
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from certify.arrays import to_numpy
+from certify.bab.envelope import planes_pay
 from certify.bab.halfspace import Planes, planes_of
 from certify.bab.log import Log, Pages
 from certify.bab.pool import Pool
@@ -106,6 +107,17 @@ class Grown:
         if still is not None:
             tree.pool.push(still)
         return Grown(loan, tree.log.pages(), still, tree.closed, tree.stuck, tree.left, tree.subproblems, tree.witness)
+
+
+def ground(tree: Tree) -> Ground | None:
+    """What the whole tree stands on; None as long as planes may come that it will stand on then."""
+    if not tree.asked:
+        return None
+    if not tree.lifted:
+        tree.lifts = planes_pay(tree.root) if tree.lifts is None else tree.lifts
+        if tree.lifts:
+            return None
+    return Ground.of(tree)
 
 
 def donate(tree: Tree, hands: int, count: int) -> list[Subtree]:

@@ -13,7 +13,7 @@ from bab_cases import accepted, judge, margins, start_of
 from random_nets import samples
 from small_models import halves, network
 
-from certify.bab import share
+from certify.bab import share, subtree
 from certify.bab.ascend import AscentOptions
 from certify.bab.root import begin
 from certify.bab.search import SearchOptions, Tree, grow
@@ -30,7 +30,7 @@ def at_once(monkeypatch):
     """Others are started, and parts lent, without waiting for a search to prove hard."""
     for name in ("AFTER_SECONDS", "START_SECONDS", "LEAST_SECONDS"):
         monkeypatch.setattr(share, name, 0.0)
-    monkeypatch.setattr(share, "planes_pay", lambda root: False)
+    monkeypatch.setattr(subtree, "planes_pay", lambda root: False)
     monkeypatch.setattr("certify.bab.search.PLANES_AFTER", 4)
     before = torch.get_num_threads()
     yield
@@ -72,7 +72,7 @@ def instance(seed, gap=-0.15):
 @pytest.mark.parametrize("seed", [4, 5])
 def test_whoever_dies_the_search_closes_and_the_checker_accepts_its_tree(seed, deadly):
     model, case, tree = instance(seed)
-    team = Team(tree, partial(judge, model.graph, case), partial(InTurn, deadly), 2)
+    team = Team(tree, subtree, partial(judge, model.graph, case), partial(InTurn, deadly), 2)
     found = team.grow(time.monotonic() + 60.0)
     team.close()
     assert tree.loans > 0 or deadly == (1, 2)
@@ -88,14 +88,14 @@ def test_a_failing_helper_is_asked_no_more_and_an_interrupt_loses_nothing(monkey
     def fails():
         raise MemoryError
 
-    team = Team(tree, fails, partial(InTurn, ()), 1)
+    team = Team(tree, subtree, fails, partial(InTurn, ()), 1)
     assert team.grow(time.monotonic() + 60.0).lower > 0
     assert tree.loans == 2, "the tree's own share and one loan"
     assert team.crew is None
     team.close()
 
     model, case, tree = instance(4)
-    team = Team(tree, partial(judge, model.graph, case), partial(InTurn, ()), 1)
+    team = Team(tree, subtree, partial(judge, model.graph, case), partial(InTurn, ()), 1)
     give = InTurn.give
 
     def interrupted(self, errand):
@@ -119,14 +119,14 @@ def test_where_no_process_can_start_the_search_goes_on_alone():
             raise UsageError("no process")
 
     model, case, tree = instance(4)
-    team = Team(tree, partial(judge, model.graph, case), partial(Nobody, ()), 3)
+    team = Team(tree, subtree, partial(judge, model.graph, case), partial(Nobody, ()), 3)
     assert team.grow(time.monotonic() + 60.0).lower > 0
     assert team.crew is None
 
 
 def test_a_search_that_cannot_be_sent_goes_on_alone():
     model, case, tree = instance(4)
-    team = Team(tree, lambda: judge(model.graph, case), Crew, 1)  # no process can be told of a lambda
+    team = Team(tree, subtree, lambda: judge(model.graph, case), Crew, 1)  # no process can be told of a lambda
     assert team.grow(time.monotonic() + 60.0).lower > 0
     assert team.crew is None
 
@@ -137,7 +137,7 @@ def test_what_is_still_away_at_the_deadline_is_open():
             return super().take() if self.errands and not self.errands[0][1] else None
 
     model, case, tree = instance(4)
-    team = Team(tree, partial(judge, model.graph, case), partial(Never, ()), 1)
+    team = Team(tree, subtree, partial(judge, model.graph, case), partial(Never, ()), 1)
     found = team.grow(time.monotonic() + 1.0)
     assert found.lower <= 0
     assert found.left == len(tree.pool) > 0
@@ -149,8 +149,8 @@ def test_what_is_still_away_at_the_deadline_is_open():
 def test_real_processes_help_and_one_that_is_killed_costs_nothing(monkeypatch):
     """The search waits until others have come; the first loan's process is killed."""
     model, case, tree = instance(4)
-    team = Team(tree, partial(judge, model.graph, case), Crew, 2)
-    advance = share.advance
+    team = Team(tree, subtree, partial(judge, model.graph, case), Crew, 2)
+    advance = Tree.advance
 
     def patient(*given):
         if team.crew is None or team.idle or tree.loans or team.most < 1:
@@ -158,7 +158,7 @@ def test_real_processes_help_and_one_that_is_killed_costs_nothing(monkeypatch):
         else:
             time.sleep(0.1)
 
-    monkeypatch.setattr(share, "advance", patient)
+    monkeypatch.setattr(Tree, "advance", patient)
     killed, give = [], Crew.give
 
     def then_killed(self, errand):

@@ -15,7 +15,7 @@ from small_models import halves, network
 
 from certify.bab.ascend import AscentOptions
 from certify.bab.root import begin
-from certify.bab.search import SearchOptions, Tree, advance
+from certify.bab.search import SearchOptions, Tree
 from certify.bab.subtree import Ground, Grown, adopt, donate
 from certify.certificate.content import NOT_SPLIT
 from certify.property import Box
@@ -53,7 +53,7 @@ def scattered(tree, replay, rng, ticks, seen=lambda lower: None, *, levels=2):
         if tree.witness is not None or not (tree.open or away):
             return
         if tree.open and rng.random() < 0.4:
-            advance(tree, soon())
+            tree.advance(soon())
         elif tree.open and rng.random() < 0.6:
             ground = sent(Ground.of(tree))
             for subtree in donate(tree, int(rng.integers(1, 4)), int(rng.integers(1, 4))):
@@ -69,7 +69,7 @@ def scattered(tree, replay, rng, ticks, seen=lambda lower: None, *, levels=2):
                     for part in branches:
                         assert adopt(own, sent(part.grow(sent(Ground.of(own)), replay, soon())))
                     if own.open:
-                        advance(own, soon())
+                        own.advance(soon())
                 grown = Grown.of(own, subtree.loan)
             else:
                 grown = subtree.grow(ground, replay, soon())
@@ -143,7 +143,7 @@ def test_a_donation_is_dealt_and_counted():
     case = case_of(box, (np.eye(2)[:1], [float(y[:, 0].min()) - 0.05]))
     tree = planted(graph, case, SearchOptions(smallest=4, largest=4))
     for _ in range(4):
-        advance(tree, np.inf)
+        tree.advance(np.inf)
     before = tree.result()
     assert before.left >= 4
     (part,) = donate(tree, 1, 1000)
@@ -180,7 +180,7 @@ def test_what_is_sent_is_small(monkeypatch):
     tree = planted(model.graph, halves(model, -0.15).cases[0], SearchOptions())
     monkeypatch.setattr("certify.bab.search.PLANES_AFTER", 0)
     for _ in range(3):
-        advance(tree, np.inf)
+        tree.advance(np.inf)
     assert tree.planes is not None
     (part,) = donate(tree, 1, 1)
     each = sum(

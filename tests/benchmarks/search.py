@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from certify.bab import search
+from certify.bab import search, subtree
 from certify.bab.result import Replay, SearchResult
 from certify.bab.root import Root, begin
 from certify.bab.search import SearchOptions, Tree, grow
@@ -80,7 +80,7 @@ def no_judge() -> Replay:
 
 def shared(root: Root, processes: int, seconds: float) -> tuple[SearchResult, float]:
     """The search with others' help, and how long it took."""
-    team = Team(Tree.plant(root, no_witness, BASE), no_judge, helpers, processes - 1)
+    team = Team(Tree.plant(root, no_witness, BASE), subtree, no_judge, helpers, processes - 1)
     begun = time.monotonic()
     found = team.grow(begun + seconds)
     spent = time.monotonic() - begun

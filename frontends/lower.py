@@ -91,8 +91,6 @@ class Builder:
                 f"node {self.name}: convolution weight {size}, {groups} group(s), input {shape} do not fit"
             )
         spatial = windows.out_spatial(shape[1:], size[2:], geometry)
-        if min(spatial) < 1:
-            raise ModelError(f"node {self.name}: kernel {size[2:]} is larger than the padded input {shape}")
         fields = {"stride": geometry.stride, "pads": geometry.pads, "dilation": geometry.dilation, "groups": groups}
         bias = _per_channel(bias, len(spatial))
         return self._weighted(ops.Conv, x, weight, bias, shape=(size[0], *spatial), fields=fields)

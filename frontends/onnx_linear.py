@@ -225,6 +225,8 @@ def geometry(call: Call, spatial: ShapeN, kernel: ShapeN, ceil: bool = False) ->
     if mode == "VALID":
         pads = (0,) * (2 * rank)
     elif mode in ("SAME_UPPER", "SAME_LOWER"):
+        if call.op_type.endswith("Pool") and max(dilation) > 1:  # onnxruntime pads as if there were no dilation
+            raise Unsupported(f"auto_pad={mode!r} with dilations {dilation} is not supported; state the pads")
         total = [
             max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
             for n, s, k, d in zip(spatial, stride, kernel, dilation, strict=True)

@@ -106,7 +106,7 @@ def _lower_node(state: Lowering, node: Any, used: set[str]) -> None:
         if str(error).startswith(f"node {name}"):
             raise
         raise ModelError(f"node {name} ({node.op_type}): {error}") from error
-    except (ValueError, IndexError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, IndexError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise ModelError(f"node {name} ({node.op_type}, opset {state.opset}) is malformed: {error}") from error
 
 

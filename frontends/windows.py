@@ -30,7 +30,10 @@ class Geometry:
 
 
 def out_spatial(spatial: Spatial, kernel: Spatial, geometry: Geometry) -> Spatial:
-    """Number of windows per axis; with `ceil`, a window that would start past the data and left padding is dropped."""
+    """Number of windows per axis; with `ceil`, a window that would start past the data and left padding is dropped.
+
+    Raises ModelError where there is none.
+    """
     rank = len(kernel)
     out = []
     for i, (n, k) in enumerate(zip(spatial, kernel, strict=True)):
@@ -42,6 +45,8 @@ def out_spatial(spatial: Spatial, kernel: Spatial, geometry: Geometry) -> Spatia
             if (count - 1) * stride >= n + begin:
                 count -= 1
         out.append(count)
+    if min(out, default=1) < 1:
+        raise ModelError(f"kernel {kernel} is larger than the padded input {spatial}")
     return tuple(out)
 
 

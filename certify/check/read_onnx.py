@@ -143,7 +143,7 @@ def _read(proto: Any, before: Before, dropped: bool) -> Network:
                 known[written] = result
         except Rejected as reason:
             raise Rejected(f"model: node {name!r} ({node.op_type}): {reason.reason}") from reason
-        except (ValueError, IndexError, TypeError, KeyError, AttributeError, AssertionError, OverflowError) as error:
+        except (ValueError, IndexError, TypeError, KeyError, AttributeError, AssertionError, ArithmeticError) as error:
             raise Rejected(f"model: node {name!r} ({node.op_type}) is malformed: {error}") from error
     return _finished(known.get(output), dropped, sketch)
 

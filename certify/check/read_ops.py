@@ -158,7 +158,7 @@ class Windows:
             count = (-(-room // self.stride[i]) if self.ceil else room // self.stride[i]) + 1
             if self.ceil and (count - 1) * self.stride[i] >= n + self.pads[i]:
                 count -= 1
-            if room < 0 or count < 1:
+            if (room < 0 and not self.ceil) or count < 1:
                 raise Rejected(f"a kernel {self.kernel} larger than the padded input {self.spatial}")
             found.append(count)
         return tuple(found)
@@ -185,8 +185,10 @@ def windows(call: Call, spatial: Shape, kernel: Shape) -> Windows:
     elif auto in ("SAME_UPPER", "SAME_LOWER"):
         sizes = zip(spatial, kernel, stride, dilation, strict=True)
         total = [(-(-n // s) - 1) * s + (k - 1) * d + 1 - n for n, k, s, d in sizes]
-        if min(total) < 0 and call.op.endswith("Pool"):  # onnxruntime moves the windows then
-            raise Rejected(f"auto_pad {auto} with strides {stride} wider than the kernel {kernel}")
+        if call.op.endswith("Pool") and (
+            min(total) < 0 or max(dilation) > 1
+        ):  # onnxruntime places the windows otherwise
+            raise Rejected(f"auto_pad {auto} with strides {stride} and dilations {dilation} of a kernel {kernel}")
         pads = halved([max(t, 0) for t in total], auto)
     elif auto != "NOTSET":
         raise Rejected(f"auto_pad {auto!r}")

@@ -1,6 +1,7 @@
 """From a recipe to a network on disk: data, epochs with checkpoints and a log, export to ONNX, and what it is worth.
 
-`out` holds checkpoint.pt and log.csv after every epoch; at the end model.onnx and training.json.
+`out` holds checkpoint.pt and log.csv after every epoch, and where asked for TensorBoard's events; at the end model.onnx
+and training.json.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ import numpy as np
 
 from certify.disk import disk, write_atomically
 from certify.errors import DataError, UsageError
+from certify.events import check_installed, event_log
 from certify.models.architectures import normalised
 from certify.models.registry import build
 from certify.trainers.ascent import attacked
@@ -66,6 +69,12 @@ class Epoch:
     seconds: float
     images_per_second: float
 
+    @property
+    def scalars(self) -> dict[str, float | None]:
+        """The columns by the names that TensorBoard groups by."""
+        shares = {f"accuracy/{name}": getattr(self, name) for name in ("clean", "adversarial", "certified")}
+        return {"loss": self.loss, **shares, "images_per_second": self.images_per_second}
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -79,10 +88,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a training writes, and whether it goes on with what is there."""
+    """Where a training writes, whether it goes on with what is there, and whether TensorBoard's events are written."""
 
     out: Path
     resume: bool = False
+    tensorboard: bool = False
 
 
 Watch = Callable[[Epoch], None]
@@ -153,6 +163,8 @@ def run_training(
     """
     from certify.machine import pick_device
 
+    if place.tensorboard:
+        check_installed()
     with joined(pick_device(device)) as (team, on):
         return _run(recipe, material, place, World(seed, team, on, watch if team.rank == 0 else None))
 
@@ -166,27 +178,39 @@ def _run(recipe: Recipe, material: Material, place: Place, world: World) -> Outc
     log = _open(place, trainer, mark, world.device)
     watched = Samples(test.x[-WATCHED:], test.y[-WATCHED:])
     stopped = ""
-    while not trainer.finished:
-        begin = time.perf_counter()
-        loss = trainer.epoch(None if world.watch is None else world.watch[1])
-        seconds = time.perf_counter() - begin
-        if world.team.rank == 0:
-            shares = measure(trainer.answer, watched, recipe, material.train.input_range)
-            speed = len(train.y) * recipe.schedule.replays / seconds
-            row = Epoch(trainer.done, loss, *shares, round(seconds, 2), round(speed, 1))
-            stopped = _collapse(log, row, recipe)
-            log.append(row)
-            if not stopped:
-                _save(place.out, trainer, mark, log)
-            if world.watch is not None:
-                world.watch[0](row)
-        if world.team.any(bool(stopped), world.device):
-            break
+    with _events(place, world.team, log) as events:
+        while not trainer.finished:
+            begin = time.perf_counter()
+            loss = trainer.epoch(None if world.watch is None else world.watch[1])
+            seconds = time.perf_counter() - begin
+            if world.team.rank == 0:
+                shares = measure(trainer.answer, watched, recipe, material.train.input_range)
+                speed = len(train.y) * recipe.schedule.replays / seconds
+                row = Epoch(trainer.done, loss, *shares, round(seconds, 2), round(speed, 1))
+                stopped = _collapse(log, row, recipe)
+                log.append(row)
+                if not stopped:
+                    _save(place.out, trainer, mark, log)
+                events(row)
+                if world.watch is not None:
+                    world.watch[0](row)
+            if world.team.any(bool(stopped), world.device):
+                break
     if world.team.rank:
         return None
     if stopped:
         trainer.load(_read(place.out / CHECKPOINT, world.device)["trainer"])
     return _finish(recipe, material, place.out, trainer, (world.seed, log, stopped))
+
+
+@contextmanager
+def _events(place: Place, team: Team, log: Sequence[Epoch]) -> Iterator[Watch]:
+    """What takes every epoch to TensorBoard, the log so far given already; does nothing where nobody asked."""
+    if not place.tensorboard or team.rank:
+        yield lambda row: None
+        return
+    with event_log(place.out, [(row.epoch, row.scalars) for row in log]) as write:
+        yield lambda row: write(row.epoch, row.scalars)
 
 
 def _samples(data: Dataset, device: torch.device) -> Samples:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("certify.check",),
     ("certify.errors", "certify.arrays", "certify.taps", "certify.verdict", "certify.options", "certify.version"),
-    ("certify.rules", "certify.disk", "certify.config", "certify.picture", "certify.executors"),
+    ("certify.rules", "certify.disk", "certify.config", "certify.events", "certify.picture", "certify.executors"),
     ("certify.graph", "certify.property"),
     ("certify.model",),
     ("certify.certificate",),

@@ -31,7 +31,7 @@ Examples:
 
 \b
 What is written (to --out): checkpoint.pt and log.csv after every epoch; at the end model.onnx, which certify run reads
-without a further option, and training.json.
+without a further option, and training.json. With --tensorboard: tensorboard/, for tensorboard --logdir.
 
 \b
 Exit codes:
@@ -57,6 +57,7 @@ Exit codes:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Train on the first N samples only.")
 @click.option("--verify", type=click.IntRange(min=0), default=20, show_default=True, help="Certify so many at the end.")
+@click.option("--tensorboard", is_flag=True, help="Write the log as TensorBoard's events, too, to --out/tensorboard.")
 @click.option("--quiet", is_flag=True, help="No progress and no certification at the end.")
 def train(**options: Any) -> None:
     """Train a network on --data by --method, export it to ONNX and certify a slice of the test set.
@@ -72,7 +73,7 @@ def train(**options: Any) -> None:
     if not options["data"] or not options["out"]:
         raise UsageError("--data and --out are needed: what to train on, and the folder for the network")
     material = load_material(options["data"], options["data_dir"], options["download"], options["samples"])
-    place = Place(Path(options["out"]), options["resume"])
+    place = Place(Path(options["out"]), options["resume"], options["tensorboard"])
     quiet = options["quiet"] or os.environ.get("RANK", "0") != "0"
     if not quiet:
         click.echo(f"{recipe.words()}\n  recipe {name}, {len(material.train)} samples, seed {options['seed']}")

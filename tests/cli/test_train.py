@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +197,44 @@ def test_the_list_names_everything() -> None:
     assert done.exit_code == 0
     for name in (*METHODS, "cnn7", "wrn28-10", "mnist-sabr-0.1"):
         assert name in done.output
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard reads: (epoch, value) by name."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = reader.EventAccumulator(str(folder)).Reload()
+    return {name: [(e.step, e.value) for e in found.Scalars(name)] for name in found.Tags()["scalars"]}
+
+
+def test_tensorboard_reads_the_log_each_epoch_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install 'certify[tensorboard]'")
+    options = ["--method", "ibp", "--eps", "2/255", "--tensorboard", "--out", str(tmp_path / "a")]
+    save, calls = training._save, []
+
+    def interrupt(*arguments: Any) -> None:
+        save(*arguments)
+        calls.append(1)
+        if len(calls) == 2:  # the checkpoint is written, the events are not
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_save", interrupt)
+    assert certify_train(*options, epochs=3).exit_code == 130
+    assert [step for step, _ in scalars(tmp_path / "a" / "tensorboard")["loss"]] == [1]
+    monkeypatch.setattr(training, "_save", save)
+    assert certify_train(*options, "--resume", epochs=3).exit_code == 0
+    found = scalars(tmp_path / "a" / "tensorboard")
+    rows = list(csv.DictReader((tmp_path / "a" / training.LOG).open()))
+    columns = {"loss": "loss", "images_per_second": "images_per_second"}
+    columns |= {f"accuracy/{name}": name for name in ("clean", "adversarial", "certified")}
+    assert found.keys() == columns.keys()
+    for name, column in columns.items():
+        assert [step for step, _ in found[name]] == [1, 2, 3]
+        assert [value for _, value in found[name]] == pytest.approx([float(row[column]) for row in rows], rel=1e-6)
+
+
+def test_tensorboard_that_is_missing_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    done = certify_train("--method", "standard", "--tensorboard", "--out", str(tmp_path / "a"))
+    assert done.exit_code == 2
+    assert "pip install 'certify[tensorboard]'" in done.output
+    assert not (tmp_path / "a").exists()

@@ -1,4 +1,4 @@
-"""The arrays and the JSON of a certificate's file: each value as it is asked for, or Rejected.
+"""The arrays and the JSON of a certificate's file: each value as it is asked for, or Rejected with its place.
 
 Pickles, zip bombs, entries or keys that stand twice, and numbers that are not finite are refused here.
 """
@@ -10,6 +10,7 @@ import json
 import math
 import re
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -69,34 +70,13 @@ class Archive:
         self.unread = {n.removesuffix(".npy") for n in names}
         self._read: dict[str, Array] = {}
 
-    def array(self, name: Any, place: str, rule: Rule, sizes: Sizes) -> Any:
-        """Entry `name` as int64, float64, bool or (u) uint8, finite and by the rule."""
-        if not isinstance(name, str):
-            raise Rejected(f"{place}: {short(name)} is not the name of an entry")
+    def entry(self, name: str, place: str) -> Array:
         if name not in self._read:
             if name not in self.unread:
                 raise Unreadable(f"{place}: the file has no entry {short(name)}")
             self.unread.discard(name)
             self._read[name] = self._load(name)
-        found, kind = self._read[name], rule.kind
-        bytes_ = found.dtype == np.uint8
-        if found.dtype.kind not in ALLOWED[kind] or (kind in "us" and found.dtype.kind == "u" and not bytes_):
-            raise Rejected(f"{place}: numbers of type {found.dtype}")
-        if rule.shape is not None:
-            wanted = [sizes.get(letter) for letter in rule.shape]
-            if found.ndim != len(wanted) or any(n not in (None, m) for n, m in zip(wanted, found.shape, strict=True)):
-                text = ", ".join("any" if n is None else str(n) for n in wanted)
-                raise Rejected(f"{place}: shape {found.shape} instead of ({text})")
-            sizes.update(zip(rule.shape, found.shape, strict=True))
-        if kind in "us" and bytes_:
-            return found if kind == "u" else found / np.float64(255.0)
-        found = found.astype(AS_READ[kind])
-        if kind in "fs" and not np.isfinite(found).all():
-            raise Rejected(f"{place}: a number is not finite")
-        high = sizes[rule.high] - 1 if isinstance(rule.high, str) else rule.high
-        if found.size and (found.min() < rule.low or found.max() > high):
-            raise Rejected(f"{place}: a number outside of [{rule.low}, {high}]")
-        return found
+        return self._read[name]
 
     def _load(self, name: str) -> Array:
         try:
@@ -116,7 +96,93 @@ class Archive:
             raise Unreadable(f"entry {short(name)} is damaged: {short(str(error))}") from error
 
 
-def parse(text: bytes) -> Any:
+@dataclass(frozen=True)
+class Item:
+    """A value of the header, and the place where it stands. Every method gives what is asked for, or Rejected."""
+
+    value: Any
+    place: str
+    file: Archive
+
+    def wrong(self, what: str) -> Rejected:
+        return Rejected(f"{self.place}: {short(self.value)} is {what}")
+
+    @property
+    def stated(self) -> bool:
+        return self.value is not None
+
+    def named(self) -> dict[str, Item]:
+        """An object, whatever its keys are."""
+        if not isinstance(self.value, dict):
+            raise self.wrong("not an object")
+        path = "" if self.place == "header" else f"{self.place}."
+        return {name: Item(value, f"{path}{name}", self.file) for name, value in self.value.items()}
+
+    def fields(self, *needed: str, optional: tuple[str, ...] = ()) -> dict[str, Item]:
+        """An object with exactly these keys; what is optional is null where it is left out."""
+        found = self.named()
+        if missing := [k for k in needed if k not in found]:
+            raise Rejected(f"{self.place}: {missing[0]!r} is missing")
+        if unknown := [k for k in found if k not in needed and k not in optional]:
+            raise Rejected(f"{self.place}: {short(unknown[0])} is not known")
+        return {**{k: Item(None, f"{self.place}.{k}", self.file) for k in optional}, **found}
+
+    def __iter__(self) -> Iterator[Item]:
+        """Of a list."""
+        if not isinstance(self.value, list):
+            raise self.wrong("not a list")
+        return iter([Item(value, f"{self.place}[{i}]", self.file) for i, value in enumerate(self.value)])
+
+    def integer(self, low: int, end: int | None = None) -> int:
+        """An integer of low, ..., end - 1."""
+        if type(self.value) is not int or self.value < low or (end is not None and self.value >= end):
+            raise self.wrong(f"not an integer in [{low}, {'...' if end is None else end - 1}]")
+        return self.value
+
+    def number(self) -> float:
+        if type(self.value) not in (int, float) or abs(self.value) > 1e300 or float(self.value) != self.value:
+            raise self.wrong("not a float64 number")
+        return float(self.value)
+
+    def choice(self, *choices: T) -> T:
+        for choice in choices:
+            if self.value is choice or (isinstance(self.value, str) and self.value == choice):
+                return choice
+        raise self.wrong(f"none of {choices}")
+
+    def text(self, pattern: str, what: str) -> str:
+        """A text of a pattern."""
+        if not isinstance(self.value, str) or not re.fullmatch(pattern, self.value, re.ASCII):
+            raise self.wrong(f"not {what}")
+        return self.value
+
+    def array(self, rule: Rule, sizes: Sizes | None = None) -> Any:
+        """The entry of this name, as int64, float64, bool or (u) uint8, finite and by the rule."""
+        place, kind, sizes = self.place, rule.kind, {} if sizes is None else sizes
+        if not isinstance(self.value, str):
+            raise self.wrong("not the name of an entry")
+        found = self.file.entry(self.value, place)
+        in_bytes = found.dtype == np.uint8
+        if found.dtype.kind not in ALLOWED[kind] or (kind in "us" and found.dtype.kind == "u" and not in_bytes):
+            raise Rejected(f"{place}: numbers of type {found.dtype}")
+        if rule.shape is not None:
+            wanted = [sizes.get(letter) for letter in rule.shape]
+            if found.ndim != len(wanted) or any(n not in (None, m) for n, m in zip(wanted, found.shape, strict=True)):
+                text = ", ".join("any" if n is None else str(n) for n in wanted)
+                raise Rejected(f"{place}: shape {found.shape} instead of ({text})")
+            sizes.update(zip(rule.shape, found.shape, strict=True))
+        if kind in "us" and in_bytes:
+            return found if kind == "u" else found / np.float64(255.0)
+        found = found.astype(AS_READ[kind])
+        if kind in "fs" and not np.isfinite(found).all():
+            raise Rejected(f"{place}: a number is not finite")
+        high = sizes[rule.high] - 1 if isinstance(rule.high, str) else rule.high
+        if found.size and (found.min() < rule.low or found.max() > high):
+            raise Rejected(f"{place}: a number outside of [{rule.low}, {high}]")
+        return found
+
+
+def parsed(text: bytes) -> Any:
     """The JSON of the header, in which no key stands twice."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -131,54 +197,3 @@ def parse(text: bytes) -> Any:
         return json.loads(text.decode("utf-8"), object_pairs_hook=once, parse_constant=constant)
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"header: not JSON ({short(str(error))})") from error
-
-
-def named(value: Any, place: str) -> dict[str, Any]:
-    """An object, whatever its keys are."""
-    if not isinstance(value, dict):
-        raise Rejected(f"{place}: {short(value)} is not an object")
-    return value
-
-
-def fields(value: Any, place: str, *needed: str, optional: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The object with exactly these keys; what is optional is None where it is left out."""
-    found = named(value, place)
-    if missing := [k for k in needed if k not in found]:
-        raise Rejected(f"{place}: {missing[0]!r} is missing")
-    if unknown := [k for k in found if k not in needed and k not in optional]:
-        raise Rejected(f"{place}: {short(unknown[0])} is not known")
-    return {**dict.fromkeys(optional), **found}
-
-
-def items(value: Any, place: str) -> list[tuple[Any, str]]:
-    """The items of a list, each with its place."""
-    if not isinstance(value, list):
-        raise Rejected(f"{place}: {short(value)} is not a list")
-    return [(item, f"{place}[{i}]") for i, item in enumerate(value)]
-
-
-def integer(value: Any, place: str, low: int, end: int | None = None) -> int:
-    """An integer of low, ..., end - 1."""
-    if type(value) is not int or value < low or (end is not None and value >= end):
-        raise Rejected(f"{place}: {short(value)} is not an integer in [{low}, {'...' if end is None else end - 1}]")
-    return value
-
-
-def number(value: Any, place: str) -> float:
-    if type(value) not in (int, float) or abs(value) > 1e300 or float(value) != value:
-        raise Rejected(f"{place}: {short(value)} is not a float64 number")
-    return float(value)
-
-
-def choice(value: Any, place: str, choices: tuple[T, ...]) -> T:
-    for choice in choices:
-        if value is choice or (isinstance(value, str) and value == choice):
-            return choice
-    raise Rejected(f"{place}: {short(value)} is none of {choices}")
-
-
-def matching(value: Any, place: str, pattern: str, what: str) -> str:
-    """A text of a pattern."""
-    if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII):
-        raise Rejected(f"{place}: {short(value)} is not {what}")
-    return value

@@ -11,14 +11,13 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from contextlib import nullcontext
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 
-from certify.check.checker import BATCH, Accepted, Manner, check, check_many
+from certify.check.checker import BATCH, Accepted, Manner, check_many
 from certify.check.errors import Rejected
 
 ACCEPTED, REJECTED, USAGE = 0, 1, 2
@@ -176,15 +175,13 @@ def _outcomes(jobs: Sequence[tuple[Path, Path]], request: Request) -> Iterator[O
     """In the order of the jobs. A job that dies is one that is rejected."""
     batches = _batches(jobs, -(-len(jobs) // request.workers))
     workers = min(request.workers, len(batches))
-    if workers > 1:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the new processes: a core each
-    pool: Executor | None = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else None
-    with pool or nullcontext():
-        if pool is None:
-            for paths, model in batches:
-                yield from outcomes_of(paths, model, request)
-            return
-        begun: list[Future[list[Outcome]]] = [pool.submit(outcomes_of, *batch, request) for batch in batches]
+    if workers <= 1:
+        for batch in batches:
+            yield from outcomes_of(*batch, request)
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the new processes: a core each
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        begun = [pool.submit(outcomes_of, *batch, request) for batch in batches]
         for (paths, model), future in zip(batches, begun, strict=True):
             try:
                 yield from future.result()
@@ -208,42 +205,25 @@ def _batches(jobs: Sequence[tuple[Path, Path]], most: int) -> list[tuple[list[Pa
 
 
 def outcomes_of(paths: Sequence[Path], model: Path, request: Request) -> list[Outcome]:
-    """Certificates of one model checked together."""
-    if len(paths) == 1:
-        return [outcome_of(paths[0], model, request)]
+    """Certificates of one model checked together; where that fails, one by one, so that it shows whose fault it is."""
     try:
         datas = [path.read_bytes() for path in paths]
         spec = None if request.spec is None else content(request.spec)
         manner = Manner(request.exact, request.arithmetic)
         results = check_many(datas, content(str(model)), manner, specs=[spec] * len(datas), path=model)
-    except Exception:  # whose it is, shows when each is checked alone
-        return [outcome_of(path, model, request) for path in paths]
+    except Exception as error:  # a bug here must not pass for a proof, and the other files are still to be judged
+        if len(paths) > 1:
+            return [outcome for path in paths for outcome in outcomes_of([path], model, request)]
+        reason = f"internal error: {type(error).__name__}: {error}"
+        if isinstance(error, OSError):
+            reason = f"cannot be read: {error.strerror}"
+        return [_rejected(paths[0], model, request, str(error) if isinstance(error, Usage) else reason)]
     return [
         _rejected(path, model, request, found.reason)
         if isinstance(found, Rejected)
         else _accepted(path, model, found, len(data))
         for path, data, found in zip(paths, datas, results, strict=True)
     ]
-
-
-def outcome_of(path: Path, model: Path, request: Request) -> Outcome:
-    """One certificate checked."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        return _rejected(path, model, request, f"cannot be read: {error.strerror}")
-    try:
-        spec = None if request.spec is None else content(request.spec)
-        found = check(
-            data, content(str(model)), spec=spec, exact=request.exact, arithmetic=request.arithmetic, path=model
-        )
-    except Rejected as error:
-        return _rejected(path, model, request, error.reason)
-    except Usage as error:
-        return _rejected(path, model, request, str(error))
-    except Exception as error:  # a bug here must not pass for a proof, and the other files are still to be judged
-        return _rejected(path, model, request, f"internal error: {type(error).__name__}: {error}")
-    return _accepted(path, model, found, len(data))
 
 
 def _accepted(path: Path, model: Path, found: Accepted, size: int) -> Outcome:

@@ -71,7 +71,7 @@ def exact(value: Any) -> Constant:
     return Constant(array, array)
 
 
-ONE = exact(np.float64(1.0))
+ZERO, ONE = exact(np.float64(0.0)), exact(np.float64(1.0))
 
 
 def _enclosed(lower: Array, upper: Array, is_exact: Array | bool) -> Constant:

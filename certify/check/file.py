@@ -11,44 +11,24 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
-from certify.check import archive
-from certify.check.archive import Archive, Rule, Sizes, choice, fields, integer, items, matching, named, number, short
-from certify.check.content import (
-    NOT_SPLIT,
-    Ball,
-    Before,
-    Case,
-    Cases,
-    Certificate,
-    Close,
-    Crown,
-    Index,
-    Mode,
-    Polytope,
-    Proof,
-    Refine,
-    Slopes,
-    Step,
-    Tree,
-    UnitSlopes,
-)
+from certify.check import content
+from certify.check.archive import AS_READ, Archive, Item, Rule, Sizes, parsed, short
+from certify.check.content import NOT_SPLIT, Index, Slopes
 from certify.check.errors import Rejected, Unreadable
 
 FORMAT, VERSION = "certify.certificate", 2
-MODES = ("interval", "adaptive", "parallel")
 SHA256 = r"[0-9a-f]{64}", "a SHA-256 in lower-case hexadecimal digits"
 EPS = (
-    r"\d{1,400}(\.\d{1,400})?([eE][+-]?\d{1,3})?|\d{1,400}/0*[1-9]\d{0,400}",
+    r"\d{1,400}(\.\d{1,400})?([eE][+-]?\d{1,3})?|\d{1,400}/0{0,399}[1-9]\d{0,399}",
     "a decimal or fraction, not negative, in quotes",
 )
 UNIT = r"0|[1-9][0-9]{0,8}", "a unit"
 
-HEADER = Rule("u", "B")
-CENTER = Rule("f")
+HEADER, CENTER = Rule("u", "B"), Rule("f")
 BOX = {"lower": Rule("f", "n"), "upper": Rule("f", "n")}
 POLYTOPE = {"offset": Rule("f", "R"), "coeff": Rule("f", "Rm")}
 PLACES = Rule("i", "U", 0, "unit")
@@ -81,232 +61,218 @@ CAPS = {
 }
 
 
-def read_certificate(data: bytes) -> Certificate:
+def read_certificate(data: bytes) -> content.Certificate:
     """The certificate in the bytes; Unreadable where they are none, Rejected where it breaks the format."""
     file = Archive(data)
-    header = archive.parse(file.array("header", "header", HEADER, {}).tobytes())
-    found = fields(header, "header", "format", "version", "model", "property", "units", "cases")
-    if found["format"] != FORMAT:
-        raise Unreadable(f"header: format is {short(found['format'])}, not {FORMAT!r}")
-    if type(found["version"]) is not int or found["version"] != VERSION:
-        raise Rejected(f"header: version {short(found['version'])} is not known; this checker reads version {VERSION}")
-    sha256, before, softmax = _model(found["model"])
-    stated = _property(file, found["property"])
-    if softmax == "dropped" and not isinstance(stated, Ball):
+    header = parsed(Item("header", "header", file).array(HEADER).tobytes())
+    found = Item(header, "header", file).fields("format", "version", "model", "property", "units", "cases")
+    if found["format"].value != FORMAT:
+        raise Unreadable(f"header: format is {short(found['format'].value)}, not {FORMAT!r}")
+    if found["version"].integer(0) != VERSION:
+        raise Rejected(f"header: version {found['version'].value} is not known; this checker reads version {VERSION}")
+    model = found["model"].fields("sha256", "mean", "std", "layout", "softmax")
+    before = content.Before(_numbers(model["mean"]), _numbers(model["std"]), model["layout"].choice(None, "nhwc"))
+    softmax: Literal["dropped", "kept"] = model["softmax"].choice("dropped", "kept")
+    stated = _property(found["property"])
+    if softmax == "dropped" and not isinstance(stated, content.Ball):
         raise Rejected("model: softmax is dropped, which only a property of the kind 'ball' allows")
-    units = tuple(integer(n, place, 0) for n, place in items(found["units"], "units"))
-    if isinstance(stated, Ball):
+    units = tuple(item.integer(0) for item in found["units"])
+    if isinstance(stated, content.Ball):
         rows, inputs = [(1,) * (stated.classes - 1)], stated.center.size
     else:
         rows, inputs = [tuple(len(p.offset) for p in c.polytopes) for c in stated.cases], stated.cases[0].lower.size
-    proofs = items(found["cases"], "cases")
+    proofs = list(found["cases"])
     if len(proofs) != len(rows):
         raise Rejected(f"cases: {len(proofs)} proofs for {len(rows)} cases of the property")
-    cases = tuple(_Case(file, units, inputs, r).proof(*p) for p, r in zip(proofs, rows, strict=True))
+    cases = tuple(_Case(units, inputs, r).proof(p) for p, r in zip(proofs, rows, strict=True))
     if file.unread:
         raise Rejected(f"entries that nothing refers to: {short(sorted(file.unread))}")
-    return Certificate(sha256, before, softmax, stated, units, cases)
+    return content.Certificate(model["sha256"].text(*SHA256), before, softmax, stated, units, cases)
 
 
-def _model(value: Any) -> tuple[str, Before, Literal["dropped", "kept"]]:
-    found = fields(value, "model", "sha256", "mean", "std", "layout", "softmax")
-
-    def numbers(name: str) -> float | tuple[float, ...] | None:
-        given = found[name]
-        if isinstance(given, list):
-            return tuple(number(*item) for item in items(given, f"model.{name}"))
-        return None if given is None else number(given, f"model.{name}")
-
-    layout = choice(found["layout"], "model.layout", (None, "nhwc"))
-    softmax = choice(found["softmax"], "model.softmax", ("dropped", "kept"))
-    before = Before(numbers("mean"), numbers("std"), cast(Literal["nhwc"] | None, layout))
-    return matching(found["sha256"], "model.sha256", *SHA256), before, cast(Literal["dropped", "kept"], softmax)
+def _numbers(item: Item) -> float | tuple[float, ...] | None:
+    if isinstance(item.value, list):
+        return tuple(part.number() for part in item)
+    return item.number() if item.stated else None
 
 
-def _property(file: Archive, value: Any) -> Ball | Cases:
-    if choice(named(value, "property").get("kind"), "property.kind", ("ball", "cases")) == "ball":
-        return _ball(file, value)
-    found = fields(value, "property", "kind", "cases", optional=("sha256",))
-    sha256 = None if found["sha256"] is None else matching(found["sha256"], "property.sha256", *SHA256)
+def _property(item: Item) -> content.Ball | content.Cases:
+    kind = item.named().get("kind", Item(None, "property.kind", item.file))
+    if kind.choice("ball", "cases") == "ball":
+        return _ball(item)
+    found = item.fields("kind", "cases", optional=("sha256",))
     sizes: Sizes = {}  # n, m: the same for all
-    cases = tuple(_case(file, *item, sizes) for item in items(found["cases"], "property.cases"))
+    cases = tuple(_case(part, sizes) for part in found["cases"])
     if not cases:
         raise Rejected("property.cases: none")
-    return Cases(sha256, cases)
+    return content.Cases(found["sha256"].text(*SHA256) if found["sha256"].stated else None, cases)
 
 
-def _ball(file: Archive, value: Any) -> Ball:
-    needed = ("kind", "center", "norm", "eps", "label", "classes")
-    found = fields(value, "property", *needed, optional=("low", "high"))
-    low, high = (
-        none if found[name] is None else number(found[name], f"property.{name}")
-        for name, none in (("low", -math.inf), ("high", math.inf))
-    )
-    classes = integer(found["classes"], "property.classes", 2, 1 << 24)
-    return Ball(
-        center=file.array(found["center"], "property.center", CENTER, {}),
-        norm=cast(Literal["linf", "l2", "l1"], choice(found["norm"], "property.norm", ("linf", "l2", "l1"))),
-        eps=Fraction(matching(found["eps"], "property.eps", *EPS)),
-        low=low,
-        high=high,
-        label=integer(found["label"], "property.label", 0, classes),
+def _ball(item: Item) -> content.Ball:
+    found = item.fields("kind", "center", "norm", "eps", "label", "classes", optional=("low", "high"))
+    classes = found["classes"].integer(2, 1 << 24)
+    return content.Ball(
+        center=found["center"].array(CENTER),
+        norm=found["norm"].choice("linf", "l2", "l1"),
+        eps=Fraction(found["eps"].text(*EPS)),
+        low=found["low"].number() if found["low"].stated else -math.inf,
+        high=found["high"].number() if found["high"].stated else math.inf,
+        label=found["label"].integer(0, classes),
         classes=classes,
     )
 
 
-def _case(file: Archive, value: Any, place: str, sizes: Sizes) -> Case:
-    found = fields(value, place, *BOX, "polytopes")
-    lower, upper = (file.array(found[name], f"{place}.{name}", rule, sizes) for name, rule in BOX.items())
-    if not (lower <= upper).all():
-        raise Rejected(f"{place}: lower > upper at {int(np.argmax(lower > upper))}")
+def _case(item: Item, sizes: Sizes) -> content.Case:
+    found = item.fields(*BOX, "polytopes")
+    box = _arrays(found, BOX, sizes)
+    if not (box["lower"] <= box["upper"]).all():
+        raise Rejected(f"{item.place}: lower > upper at {int(np.argmax(box['lower'] > box['upper']))}")
     polytopes = []
-    for stated, here in items(found["polytopes"], f"{place}.polytopes"):
+    for part in found["polytopes"]:
         sizes.pop("R", None)
-        polytopes.append(Polytope(**_arrays(file, fields(stated, here, *POLYTOPE), here, POLYTOPE, sizes)))
+        polytopes.append(content.Polytope(**_arrays(part.fields(*POLYTOPE), POLYTOPE, sizes)))
         if not sizes["R"]:
-            raise Rejected(f"{here}: no rows")
+            raise Rejected(f"{part.place}: no rows")
     if not polytopes:
-        raise Rejected(f"{place}: no polytopes")
-    return Case(lower, upper, tuple(polytopes))
+        raise Rejected(f"{item.place}: no polytopes")
+    return content.Case(**box, polytopes=tuple(polytopes))
 
 
-def _arrays(
-    file: Archive, found: Mapping[str, Any], place: str, table: Mapping[str, Rule], sizes: Sizes
-) -> dict[str, Any]:
+def _arrays(found: Mapping[str, Item], table: Mapping[str, Rule], sizes: Sizes) -> dict[str, Any]:
     """The arrays that a table names."""
-    return {name: file.array(found[name], f"{place}.{name}", rule, sizes) for name, rule in table.items()}
+    return {name: found[name].array(rule, sizes) for name, rule in table.items()}
+
+
+def _group(item: Item, table: Mapping[str, Rule], sizes: Sizes) -> dict[str, Any]:
+    """The arrays of a table, of no elements where the item is null."""
+    if item.stated:
+        return _arrays(item.fields(*table), table, sizes)
+    shapes = {name: [sizes.setdefault(letter, 0) for letter in rule.shape or ""] for name, rule in table.items()}
+    return {name: np.zeros(shape, AS_READ[table[name].kind]) for name, shape in shapes.items()}
 
 
 @dataclass(frozen=True)
 class _Case:
     """Reads a case's proof. What its indices point into: the sizes of units and input, the rows of each polytope."""
 
-    file: Archive
     units: tuple[int, ...]
     inputs: int
     rows: tuple[int, ...]
 
-    def proof(self, value: Any, place: str) -> Proof:
-        found = fields(value, place, "steps", "trees")
-        steps = tuple(self.step(*item) for item in items(found["steps"], f"{place}.steps"))
-        return Proof(steps, tuple(self.tree(*item) for item in items(found["trees"], f"{place}.trees")))
+    def proof(self, item: Item) -> content.Proof:
+        found = item.fields("steps", "trees")
+        return content.Proof(tuple(map(self.step, found["steps"])), tuple(map(self.tree, found["trees"])))
 
-    def step(self, value: Any, place: str) -> Step:
-        do = choice(named(value, place).get("do"), f"{place}.do", ("crown", "slopes", "close"))
-        return {"crown": self.crown, "slopes": self.refine, "close": self.close}[do](value, place)
+    def step(self, item: Item) -> content.Step:
+        do = item.named().get("do", Item(None, f"{item.place}.do", item.file)).choice("crown", "slopes", "close")
+        return {"crown": self.crown, "slopes": self.refine, "close": self.close}[do](item)
 
-    def crown(self, value: Any, place: str) -> Step:
-        found = fields(value, place, "do", "adaptive", optional=("units", "places"))
+    def crown(self, item: Item) -> content.Step:
+        found = item.fields("do", "adaptive", optional=("units", "places"))
         units, places = found["units"], found["places"]
-        if units is not None:
-            units = tuple(integer(u, here, 0, len(self.units)) for u, here in items(units, f"{place}.units"))
-        if places is not None:
-            chosen = list(self.by_unit(places, f"{place}.places"))
-            places = {unit: self.places(entry, here, unit) for unit, here, entry in chosen}
-        return Crown(units, places, choice(found["adaptive"], f"{place}.adaptive", (True, False)))
+        return content.Crown(
+            tuple(unit.integer(0, len(self.units)) for unit in units) if units.stated else None,
+            {unit: self.places(part, unit) for unit, part in self.by_unit(places)} if places.stated else None,
+            found["adaptive"].choice(True, False),
+        )
 
-    def refine(self, value: Any, place: str) -> Step:
+    def refine(self, item: Item) -> content.Step:
         lent = ("below_multipliers", "above_multipliers")
-        found = fields(value, place, "do", "unit", "places", "below", "above", optional=lent)
-        unit = integer(found["unit"], f"{place}.unit", 0, len(self.units))
-        places = self.places(found["places"], f"{place}.places", unit)
-        slopes = [self.slopes(found[s], f"{place}.{s}", (1, places.size)) for s in ("below", "above")]
-        multipliers: list[dict[int, Any]] = [{}, {}]
-        for s, side in zip(lent, multipliers, strict=True):
-            for of, here, part in self.by_unit({} if found[s] is None else found[s], f"{place}.{s}"):
-                parts = fields(part, here, "at", "value")
-                at = self.places(parts["at"], f"{here}.at", of)
-                sizes = {"K": places.size, "U": at.size}
-                side[of] = at, self.file.array(parts["value"], f"{here}.value", LENT, sizes)
-        return Refine(unit, places, slopes[0], slopes[1], multipliers[0], multipliers[1])
+        found = item.fields("do", "unit", "places", "below", "above", optional=lent)
+        unit = found["unit"].integer(0, len(self.units))
+        places = self.places(found["places"], unit)
+        slopes = [self.slopes(found[side], 1, places.size) for side in ("below", "above")]
+        multipliers = [self.multipliers(found[side], places.size) for side in lent]
+        return content.Refine(unit, places, slopes[0], slopes[1], multipliers[0], multipliers[1])
 
-    def close(self, value: Any, place: str) -> Step:
-        found = fields(value, place, "do", "polytopes", "rows", "slopes")
-        polytopes = self.polytopes(found["polytopes"], f"{place}.polytopes")
-        rows, slopes = items(found["rows"], f"{place}.rows"), found["slopes"]
+    def close(self, item: Item) -> content.Step:
+        found = item.fields("do", "polytopes", "rows", "slopes")
+        polytopes, rows, slopes = self.polytopes(found["polytopes"]), list(found["rows"]), found["slopes"]
         if len(rows) != len(polytopes):
-            raise Rejected(f"{place}.rows: {len(rows)} rows for {len(polytopes)} polytopes")
-        picked = tuple(integer(r, here, 0, self.rows[p]) for (r, here), p in zip(rows, polytopes, strict=True))
-        if isinstance(slopes, str):
-            return Close(polytopes, picked, cast(Mode, choice(slopes, f"{place}.slopes", MODES)))
-        return Close(polytopes, picked, self.slopes(slopes, f"{place}.slopes", (1, len(polytopes))))
+            raise Rejected(f"{item.place}.rows: {len(rows)} rows for {len(polytopes)} polytopes")
+        picked = tuple(row.integer(0, self.rows[p]) for row, p in zip(rows, polytopes, strict=True))
+        if isinstance(slopes.value, str):
+            return content.Close(polytopes, picked, slopes.choice("interval", "adaptive", "parallel"))
+        return content.Close(polytopes, picked, self.slopes(slopes, 1, len(polytopes)))
 
-    def polytopes(self, value: Any, place: str) -> tuple[int, ...]:
-        found = tuple(integer(p, here, 0, len(self.rows)) for p, here in items(value, place))
+    def polytopes(self, item: Item) -> tuple[int, ...]:
+        found = tuple(part.integer(0, len(self.rows)) for part in item)
         if len(set(found)) != len(found):
-            raise Rejected(f"{place}: a polytope stands twice")
+            raise Rejected(f"{item.place}: a polytope stands twice")
         return found
 
-    def by_unit(self, value: Any, place: str) -> Iterator[tuple[int, str, Any]]:
-        """The parts of an object whose keys are units, each with its unit and place."""
-        for name, part in named(value, place).items():
-            yield integer(int(matching(name, place, *UNIT)), place, 0, len(self.units)), f"{place}.{name}", part
+    def by_unit(self, item: Item) -> Iterator[tuple[int, Item]]:
+        """The parts of an object whose keys are units."""
+        for name, part in item.named().items():
+            unit = int(Item(name, item.place, item.file).text(*UNIT))
+            yield Item(unit, item.place, item.file).integer(0, len(self.units)), part
 
-    def places(self, name: Any, place: str, unit: int) -> Index:
+    def places(self, item: Item, unit: int) -> Index:
         """Distinct places of a unit."""
-        at: Index = self.file.array(name, place, PLACES, {"unit": self.units[unit]})
+        at: Index = item.array(PLACES, {"unit": self.units[unit]})
         if np.unique(at).size != at.size:
-            raise Rejected(f"{place}: a place stands twice")
+            raise Rejected(f"{item.place}: a place stands twice")
         return at
 
-    def slopes(self, value: Any, place: str, forms: tuple[int, ...]) -> Slopes:
+    def slopes(self, item: Item, *forms: int) -> Slopes:
         """SLOPES; forms: which numbers S of rows will do."""
-        found: Slopes = {}
-        for unit, here, part in self.by_unit(value, place):
-            parts = fields(part, here, "at", "lower", optional=("upper",))
-            at = self.places(parts["at"], f"{here}.at", unit)
-            table = {name: rule for name, rule in SLOPES.items() if parts[name] is not None}
-            arrays = _arrays(self.file, parts, here, table, {"U": at.size})
-            if len(arrays["lower"]) not in forms:
-                raise Rejected(f"{here}.lower: {len(arrays['lower'])} rows do not fit the forms")
-            found[unit] = UnitSlopes(at, arrays["lower"], arrays.get("upper"))
+        return {
+            unit: self.unit_slopes(part.fields("at", "lower", optional=("upper",)), unit, forms)
+            for unit, part in self.by_unit(item)
+        }
+
+    def unit_slopes(self, parts: Mapping[str, Item], unit: int, forms: tuple[int, ...]) -> content.UnitSlopes:
+        at = self.places(parts["at"], unit)
+        table = {name: rule for name, rule in SLOPES.items() if parts[name].stated or name == "lower"}
+        arrays = _arrays(parts, table, {"U": at.size})
+        if len(arrays["lower"]) not in forms:
+            raise Rejected(f"{parts['lower'].place}: {len(arrays['lower'])} rows do not fit the forms")
+        return content.UnitSlopes(at, arrays["lower"], arrays.get("upper"))
+
+    def multipliers(self, item: Item, forms: int) -> dict[int, tuple[Index, Any]]:
+        """Unit -> places (U,) and multipliers (forms, U); none where it is null."""
+        found = {}
+        for unit, part in self.by_unit(item) if item.stated else ():
+            parts = part.fields("at", "value")
+            at = self.places(parts["at"], unit)
+            found[unit] = at, parts["value"].array(LENT, {"K": forms, "U": at.size})
         return found
 
-    def tree(self, value: Any, place: str) -> Tree:
-        more = ("renew", "slots", "entry_slopes", "planes", "caps")
-        found = fields(value, place, "polytopes", *TREE, optional=more)
-        polytopes = self.polytopes(found["polytopes"], f"{place}.polytopes")
+    def tree(self, item: Item) -> content.Tree:
+        found = item.fields("polytopes", *TREE, optional=("renew", "slots", "entry_slopes", "planes", "caps"))
+        polytopes = self.polytopes(found["polytopes"])
         if not polytopes:
-            raise Rejected(f"{place}.polytopes: none")
+            raise Rejected(f"{item.place}.polytopes: none")
         widest = max(self.rows[p] for p in polytopes)
         sizes = {"units": len(self.units), "n": self.inputs, "polytopes": len(self.rows), "R": widest}
-        planes = self.group(found["planes"], f"{place}.planes", PLANES, sizes)
-        arrays = _arrays(self.file, found, place, TREE, sizes)
-        caps = self.group(found["caps"], f"{place}.caps", CAPS, sizes)
-        renew = np.zeros(sizes["N"], dtype=np.bool_)
-        if found["renew"] is not None:
-            renew = self.file.array(found["renew"], f"{place}.renew", RENEW, sizes)
-        tree = Tree(
+        planes = _group(found["planes"], PLANES, sizes)
+        arrays = _arrays(found, TREE, sizes)
+        caps = _group(found["caps"], CAPS, sizes)
+        tree = content.Tree(
             polytopes=polytopes,
-            renew=renew,
-            entry_slopes=self.entry_slopes(found["slots"], found["entry_slopes"], place, sizes["E"]),
+            renew=found["renew"].array(RENEW, sizes) if found["renew"].stated else np.zeros(sizes["N"], dtype=np.bool_),
+            entry_slopes=self.entry_slopes(found["slots"], found["entry_slopes"], sizes["E"]),
             **arrays,
             **{f"plane_{name}": array for name, array in planes.items()},
             **{f"cap_{name}": array for name, array in caps.items()},
         )
-        self.fits(tree, place)
+        self.fits(tree, item.place)
         return tree
 
-    def group(self, value: Any, place: str, table: Mapping[str, Rule], sizes: Sizes) -> dict[str, Any]:
-        """The arrays of a table, of no elements where value is null."""
-        if value is not None:
-            return _arrays(self.file, fields(value, place, *table), place, table, sizes)
-        shapes = {name: [sizes.setdefault(letter, 0) for letter in rule.shape or ""] for name, rule in table.items()}
-        return {name: np.zeros(shape, archive.AS_READ[table[name].kind]) for name, shape in shapes.items()}
-
-    def entry_slopes(self, slots: Any, value: Any, place: str, entries: int) -> Slopes | None:
+    def entry_slopes(self, slots: Item, slopes: Item, entries: int) -> Slopes | None:
         """SLOPES with a row for each entry, their places told apart."""
-        if slots is None and value is None:
+        if not slots.stated and not slopes.stated:
             return None
-        at = named(fields(slots, f"{place}.slots", "at")["at"], f"{place}.slots.at")
-        here = f"{place}.entry_slopes"
-        if at.keys() != named(value, here).keys():
-            raise Rejected(f"{here}: not of the units of `slots`")
-        parts = {name: fields(part, f"{here}.{name}", "lower", optional=("upper",)) for name, part in value.items()}
-        return self.slopes({name: {**part, "at": at[name]} for name, part in parts.items()}, here, (entries,))
+        at, found = slots.fields("at")["at"].named(), slopes.named()
+        if at.keys() != found.keys():
+            raise Rejected(f"{slopes.place}: not of the units of `slots`")
+        return {
+            unit: self.unit_slopes(part.fields("lower", optional=("upper",)) | {"at": at[str(unit)]}, unit, (entries,))
+            for unit, part in self.by_unit(slopes)
+        }
 
-    def fits(self, tree: Tree, place: str) -> None:
-        """Rejected unless the arrays fit each other."""
+    def fits(self, tree: content.Tree, place: str) -> None:
+        """Rejected unless the arrays of a tree fit each other."""
         sizes = np.array([*self.units, 0, self.inputs], dtype=np.int64)  # of the last two: not split, the input
         for what, unit, where in (
             ("place", tree.unit, tree.place),
@@ -317,19 +283,22 @@ class _Case:
             if not ((unit == NOT_SPLIT) | (where >= 0) & (where < sizes[unit])).all():
                 raise Rejected(f"{place}.{what}: a place outside of its unit")
         _is_tree(tree.unit, tree.child, f"{place}.child")
-        if (np.diff(tree.entry_node) < 0).any():
-            raise Rejected(f"{place}.entry_node: not ascending")
-        if not np.isin(tree.entry_polytope, tree.polytopes).all():
-            raise Rejected(f"{place}.entry_polytope: a polytope that the tree does not have")
         own = np.array(self.rows, dtype=np.int64)[tree.entry_polytope]
-        if tree.entry_mix[np.arange(tree.entry_mix.shape[1]) >= own[:, None]].any():
-            raise Rejected(f"{place}.entry_mix: a weight of a row that the polytope does not have")
-        if not tree.plane_sign.all():
-            raise Rejected(f"{place}.planes.sign: other than 1 and -1")
-        if tree.sharpen_entry.size and len(tree.polytopes) != 1:
-            raise Rejected(f"{place}.sharpen_entry: sharpening in a tree of {len(tree.polytopes)} polytopes")
-        if tree.cap_entry.size and tree.renew.any():
-            raise Rejected(f"{place}.caps: in a tree that renews nodes")
+        renewed = tree.cap_entry.size and tree.renew.any()
+        for what, wrong, why in (
+            ("entry_node", np.diff(tree.entry_node) < 0, "not ascending"),
+            ("entry_polytope", ~np.isin(tree.entry_polytope, tree.polytopes), "a polytope that the tree does not have"),
+            (
+                "entry_mix",
+                tree.entry_mix[np.arange(tree.entry_mix.shape[1]) >= own[:, None]],
+                "a weight of a row that the polytope does not have",
+            ),
+            ("planes.sign", tree.plane_sign == 0, "other than 1 and -1"),
+            ("sharpen_entry", tree.sharpen_entry.size and len(tree.polytopes) != 1, "in a tree of several polytopes"),
+            ("caps", renewed, "in a tree that renews nodes"),
+        ):
+            if np.any(wrong):
+                raise Rejected(f"{place}.{what}: {why}")
 
 
 def _is_tree(unit: Index, child: Index, place: str) -> None:

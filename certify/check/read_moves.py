@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from functools import reduce
 
 import numpy as np
 from onnx import TensorProto, helper
 
-from certify.check.build import Array, Call, Tensor, Value, handles, inner
+from certify.check.call import Call, handles
 from certify.check.constants import ONE, Constant, exact
 from certify.check.errors import Rejected
 from certify.check.network import Concat
+from certify.check.sketch import Array, Tensor, Value
 
 WIDER = (21, 23, 24, 25)  # revisions that only added types
 # Nearest neighbours with whole scales repeat every number under these coordinates and roundings.
@@ -29,7 +29,7 @@ def _(call: Call) -> Tensor:
         wanted = [data.shape[i] if n == 0 else n for i, n in enumerate(wanted)]
     if wanted.count(-1) > 1 or min(wanted, default=0) < -1 or (-1 in wanted and 0 in wanted):
         raise Rejected(f"shape {wanted}")
-    return call.move(data, lambda a: a.reshape(wanted))
+    return data.move(lambda a: a.reshape(wanted))
 
 
 @handles("Flatten", since=(1, 9, 11, 13, *WIDER), moves=True)
@@ -37,7 +37,7 @@ def _(call: Call) -> Tensor:
     data, axis = call.data(), call.attribute("axis", 1)
     if not -len(data.shape) <= axis <= len(data.shape) or (axis < 0 and call.since < 11):
         raise Rejected(f"axis {axis} of an input of shape {data.shape}")
-    return call.move(data, lambda a: a.reshape(math.prod(a.shape[:axis]), math.prod(a.shape[axis:])))
+    return data.move(lambda a: a.reshape(math.prod(a.shape[:axis]), math.prod(a.shape[axis:])))
 
 
 @handles("Squeeze", since=(1, 11, 13, *WIDER), moves=True)
@@ -45,15 +45,31 @@ def _(call: Call) -> Tensor:
     axes = call.settings("axes", 1)
     if axes == []:
         raise Rejected("no axes")  # all, or none
-    return call.move(call.data(), lambda a: np.squeeze(a, None if axes is None else tuple(axes)))
+    return call.data().move(lambda a: np.squeeze(a, None if axes is None else tuple(axes)))
+
+
+@handles("Unsqueeze", since=(1, 11, 13, *WIDER), moves=True)
+def _(call: Call) -> Tensor:
+    axes = call.settings("axes", 1)  # of the result, in any order
+    if not axes:
+        raise Rejected("no axes")
+    return call.data().move(lambda a: np.expand_dims(a, tuple(axes)))
 
 
 @handles("Transpose", since=(1, 13, *WIDER), moves=True)
 def _(call: Call) -> Tensor:
-    order = call.attribute("perm")
-    if order is not None and sorted(order) != list(range(len(call.data().shape))):
-        raise Rejected(f"perm {order} of an input of shape {call.data().shape}")
-    return call.move(call.data(), lambda a: np.transpose(a, order))
+    order, shape = call.attribute("perm"), call.data().shape
+    if order is not None and sorted(order) != list(range(len(shape))):
+        raise Rejected(f"perm {order} of an input of shape {shape}")
+    return call.data().move(lambda a: np.transpose(a, order))
+
+
+@handles("Expand", since=(8, 13), moves=True)
+def _(call: Call) -> Tensor:
+    shape = np.broadcast_shapes(call.data().shape, tuple(call.constant(1).integers()))
+    if math.prod(shape) > 1 << 31:
+        raise Rejected(f"it expands to {shape}")
+    return call.data().move(lambda a: np.broadcast_to(a, shape))
 
 
 @handles("Split", since=(2, 11, 13, 18), moves=True)
@@ -62,54 +78,36 @@ def _(call: Call) -> Tensor:
 @handles("Tile", since=(6, 13), moves=True)
 @handles("DepthToSpace", "SpaceToDepth", "GatherElements", "GatherND", since=(1, 11, 12, 13, 28), moves=True)
 def _(call: Call) -> list[Tensor]:
-    settings = [None if t is None else _setting(call, i) for i, t in enumerate(call.inputs) if i]
-    results: list[Tensor] = []
-    for k, used in enumerate(call.used):
+    for i, given in enumerate(call.inputs[1:], 1):
+        if given is not None:
+            call.constant(i).integers()
+    settings = [t.lower if isinstance(t, Constant) else None for t in call.inputs[1:]]
 
-        def change(a: Array, k: int = k) -> Array:
-            return call.reference([a, *settings])[k]
+    def output(k: int) -> Tensor:
+        return call.data().move(lambda a: call.reference([a, *settings])[k])
 
-        results.append(call.move(call.data(), change) if used else exact(np.zeros(0)))
-    return results
-
-
-def _setting(call: Call, i: int) -> Array:
-    found = call.constant(i)
-    found.integers()
-    return found.lower
-
-
-@handles("Unsqueeze", since=(1, 11, 13, *WIDER), moves=True)
-def _(call: Call) -> Tensor:
-    axes = call.settings("axes", 1)  # of the result, in any order
-    if not axes:
-        raise Rejected("no axes")
-    return call.move(call.data(), lambda a: np.expand_dims(a, tuple(axes)))
+    return [output(k) if used else exact(np.zeros(0)) for k, used in enumerate(call.used)]
 
 
 @handles("Shape", since=(1, 13, 15, 19, *WIDER), moves=True)
 @handles("Size", since=(1, 13, 19, *WIDER), moves=True)
 def _(call: Call) -> Tensor:
-    data = call.data()
-    if isinstance(data, Value):
-        call.as_value(data)
+    shape = call.data().shape
     if call.op == "Size":
-        return exact(np.int64(math.prod(data.shape)))
-    return exact(np.array(data.shape[call.attribute("start", 0) : call.attribute("end")], dtype=np.int64))
+        return exact(np.int64(math.prod(shape)))
+    return exact(np.array(shape[call.attribute("start", 0) : call.attribute("end")], dtype=np.int64))
 
 
 @handles("Identity", since=(1, 13, 14, 16, 19, *WIDER), moves=True)
-def _(call: Call) -> Tensor:
-    return call.data()
-
-
 @handles("Dropout", since=(7, 10, 12, 13, 22), moves=True)
 def _(call: Call) -> Tensor:
+    """What it reads, which may be a Softmax."""
     call.attribute("ratio")
     call.attribute("seed")
     if any(call.used[1:]) or (call.input(2) is not None and call.constant(2).lower.any()):
         raise Rejected("it is in training mode")
-    return call.data()
+    found = call.input(0)
+    return call.data() if found is None else found
 
 
 @handles("Cast", since=(6, 9, 13, 19, *WIDER, 28), moves=True)
@@ -127,7 +125,7 @@ def _(call: Call) -> Tensor:
     if kind == np.float16:
         call.sketch.doubt("casts to float16")
     if kind in (np.float16, np.float32, np.float64) and (isinstance(data, Value) or data.is_float):
-        return call.as_value(data) if isinstance(data, Value) else data
+        return data
     if not isinstance(data, Constant) or not data.exact or {kind.kind, data.lower.dtype.kind} - set("fiub"):
         raise Rejected(f"a cast to {kind}")
     result = data.lower.astype(kind)
@@ -138,7 +136,7 @@ def _(call: Call) -> Tensor:
 
 @handles("Concat", since=(4, 11, 13), moves=True)
 def _(call: Call) -> Tensor:
-    tensors = [t for t in call.inputs if t is not None]
+    tensors = [call.data(i) for i in range(len(call.inputs))]
     axis, rank = call.attribute("axis"), len(tensors[0].shape)
     if any(len(t.shape) != rank for t in tensors) or not -rank <= axis < rank:
         raise Rejected(f"shapes {[t.shape for t in tensors]} do not join along axis {axis}")
@@ -150,53 +148,42 @@ def _(call: Call) -> Tensor:
         if all(t.exact for t in constants):
             return exact(lower)
         return Constant(lower, np.concatenate([t.upper for t in constants], axis=axis))
-    values = [call.as_value(t) for t in tensors]
-    rest = {(*v.shape[:axis], *v.shape[axis + 1 :]) for v in values}
-    if len(rest) != 1:
+    values = [call.sketch.constant(t) if isinstance(t, Constant) else t for t in tensors]
+    if len({(*v.shape[:axis], *v.shape[axis + 1 :]) for v in values}) != 1:
         raise Rejected(f"shapes {[v.shape for v in values]} do not join along axis {axis}")
     shape = (*values[0].shape[:axis], sum(v.shape[axis] for v in values), *values[0].shape[axis + 1 :])
     if len(values) == 1:
         return values[0]
-    dropped = rank - len(inner(shape))  # 1 where the batch axis goes; then it is not the one that grows
-    nodes = [call.sketch.view(v.node, v.shape[dropped:]) for v in values]
-    return Value(call.sketch.append(Concat(axis - dropped), nodes, inner(shape)), shape)
-
-
-@handles("Expand", since=(8, 13), moves=True)
-def _(call: Call) -> Tensor:
-    shape = np.broadcast_shapes(call.data().shape, tuple(call.constant(1).integers()))
-    if math.prod(shape) > 1 << 31:
-        raise Rejected(f"it expands to {shape}")
-    return call.move(call.data(), lambda a: np.broadcast_to(a, shape))
+    if axis == 0:  # which may be that of the batch: row after row
+        flat = [v.reshape((v.node.size,)).at for v in values]
+        return call.sketch.append(Concat(0), flat, (math.prod(shape),)).reshape(shape)
+    return call.sketch.append(Concat(axis), [v.at for v in values], shape)
 
 
 @handles("Pad", since=(2, 11, 13, 18, 19, *WIDER))
 def _(call: Call) -> Tensor:
+    """Where a pad is negative, numbers are cut off first."""
     value = call.value()
-    rank = len(value.shape)
+    shape, rank = value.shape, len(value.shape)
     pads = call.settings("pads", 1)
     axes = list(range(rank)) if call.input(3) is None else call.constant(3).integers()
     if pads is None or len(pads) != 2 * len(axes) or any(not -rank <= a < rank for a in axes):
-        raise Rejected(f"pads {pads} of an input of shape {value.shape}")
-    widths = dict(zip((a % rank for a in axes), zip(pads[: len(axes)], pads[len(axes) :], strict=True), strict=True))
-    if len(widths) != len(axes):
+        raise Rejected(f"pads {pads} of an input of shape {shape}")
+    if len({a % rank for a in axes}) != len(axes):
         raise Rejected(f"axes {axes} repeat")
-    grow = [tuple(max(n, 0) for n in widths.get(i, (0, 0))) for i in range(rank)]
-    crop = tuple(
-        slice(max(-widths.get(i, (0, 0))[0], 0), n + min(widths.get(i, (0, 0))[1], 0))
-        for i, n in enumerate(value.shape)
-    )
+    widths = [(0, 0)] * rank
+    for axis, begin, end in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
+        widths[axis] = (begin, end)
+    grow = [(max(begin, 0), max(end, 0)) for begin, end in widths]
+    crop = tuple(slice(max(-b, 0), max(n + min(e, 0), 0)) for n, (b, e) in zip(shape, widths, strict=True))
     fill = call.attribute("value", 0.0) if call.input(2) is None else call.constant(2).number()
     mode = call.attribute("mode", "constant")
     if mode not in ("constant", "edge", "reflect", "wrap") or not np.isfinite(fill):
         raise Rejected(f"mode {mode!r} with {fill}")
     more = {"constant_values": -1} if mode == "constant" else {}
-    places = np.arange(math.prod(value.shape), dtype=np.int64).reshape(value.shape)[crop]
-    moved = np.pad(places, grow, mode=mode, **more)
-    node = call.sketch.select(value.node, moved.reshape(inner(moved.shape)))
-    if fill:
-        node = call.sketch.scale(node, ONE, exact(np.where(moved < 0, fill, 0.0).reshape(inner(moved.shape))))
-    return Value(node, moved.shape)
+    places = np.pad(np.arange(math.prod(shape), dtype=np.int64).reshape(shape)[crop], grow, mode=mode, **more)
+    result = value.select(places)
+    return result.scale(ONE, exact(np.where(places < 0, fill, 0.0))) if fill else result
 
 
 @handles("Upsample", "Resize", since=(7, 9, 10, 11, 13, 18, 19))
@@ -220,4 +207,10 @@ def _(call: Call) -> Tensor:
         scales = [s / n for s, n in zip(call.constant(3).integers(), value.shape, strict=True)]
     if scales is None or len(scales) != len(value.shape) or any(s < 1 or s != int(s) for s in scales):
         raise Rejected(f"scales {scales} of an input of shape {value.shape}")
-    return call.move(value, lambda a: reduce(lambda b, i: np.repeat(b, int(scales[i]), axis=i), range(a.ndim), a))
+
+    def repeated(a: Array) -> Array:
+        for axis, scale in enumerate(scales):
+            a = np.repeat(a, int(scale), axis=axis)
+        return a
+
+    return value.move(repeated)

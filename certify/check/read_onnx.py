@@ -16,14 +16,15 @@ import onnx
 from onnx import numpy_helper
 from onnx.inliner import inline_local_functions
 
-from certify.check import read_moves, read_ops
-from certify.check.build import HANDLERS, Call, Tensor, Value, first, inner
+from certify.check import read_moves, read_ops, read_windows
+from certify.check.call import HANDLERS, Call
 from certify.check.constants import ONE, Constant, divide, exact, negative
 from certify.check.content import Before
 from certify.check.errors import Rejected, Unreadable
-from certify.check.network import Network, Node, Shape
+from certify.check.network import Input, Network, Shape
+from certify.check.sketch import Sketch, Tensor, Value
 
-FAMILIES = (read_moves, read_ops)  # importing them fills HANDLERS
+FAMILIES = (read_moves, read_ops, read_windows)  # importing them fills HANDLERS
 FIRST_OPSET = 7
 STANDARD = ("", "ai.onnx")
 FLOATS = {
@@ -117,18 +118,12 @@ def _read(proto: Any, before: Before, dropped: bool) -> Network:
     source, output = _ends(graph, stored)
     nodes = _needed(graph, output)
     shape, kind = _input(source, graph)
-    sample = inner(shape) if shape[0] == 1 else shape
-    if before.layout == "nhwc":
-        if len(shape) != 4 or shape[0] != 1:
-            raise Rejected(f"model: layout nhwc for an input {shape}")
-        shape = tuple(shape[i] for i in (0, 3, 1, 2))
-        sample = shape[1:]
-    sketch = first(sample)
+    sketch = Sketch()
     if kind == np.float16:
         sketch.doubt("is float16")
     if kind == np.float64 and any(node.op_type in ("Cast", "CastLike") for node in nodes):
         sketch.doubt("may round its input, which is float64")
-    known: dict[str, Tensor] = {source.name: _before(before, Value(0, shape), kind, sketch)}
+    known: dict[str, Tensor] = {source.name: _before(before, shape, kind, sketch)}
     used = {name for node in nodes for name in node.input} | {output}
     for node in nodes:
         name = sketch.name = node.name or next(iter(node.output), "?")
@@ -145,24 +140,12 @@ def _read(proto: Any, before: Before, dropped: bool) -> Network:
             raise Rejected(f"model: node {name!r} ({node.op_type}): {reason.reason}") from reason
         except (ValueError, IndexError, TypeError, KeyError, AttributeError, AssertionError, ArithmeticError) as error:
             raise Rejected(f"model: node {name!r} ({node.op_type}) is malformed: {error}") from error
-    return _finished(known.get(output), dropped, sketch)
-
-
-def _finished(result: Tensor | None, dropped: bool, sketch: Any) -> Network:
-    if not isinstance(result, Value):
+    last = known.get(output)
+    if not isinstance(last, Value):
         raise Rejected("model: its output does not depend on its input")
-    if result.softmax != dropped:
+    if last.softmax != dropped:
         raise Rejected(f"model: the certificate says softmax is {'dropped' if dropped else 'kept'}, the file disagrees")
-    sketch.name = "output"
-    last = sketch.view(result.node, (sketch.nodes[result.node].size,))
-    needed = {0, last}
-    for i in range(last, 0, -1):
-        if i in needed:
-            needed.update(sketch.nodes[i].inputs)
-    number = {old: new for new, old in enumerate(sorted(needed))}
-    kept = [sketch.nodes[i] for i in sorted(needed)]
-    nodes = tuple(Node(n.name, n.op, tuple(number[i] for i in n.inputs), n.shape) for n in kept)
-    return Network(nodes, tuple(sketch.doubts))
+    return sketch.finished(last)
 
 
 def _ends(graph: Any, stored: dict[str, Any]) -> tuple[Any, str]:
@@ -210,32 +193,32 @@ def _input(source: Any, graph: Any) -> tuple[Shape, Any]:
     return tuple(dims), FLOATS[tensor.elem_type]
 
 
-def _before(before: Before, value: Value, kind: Any, sketch: Any) -> Value:
-    """((x - mean) / std, then axes): constants rounded to the input's type."""
+def _before(before: Before, shape: Shape, kind: Any, sketch: Sketch) -> Value:
+    """The network's input, and ((x - mean) / std, then axes) of it: constants rounded to the input's type."""
+    if before.layout == "nhwc":
+        if len(shape) != 4 or shape[0] != 1:
+            raise Rejected(f"model: layout nhwc for an input {shape}")
+        shape = tuple(shape[i] for i in (0, 3, 1, 2))
+    rank = len(shape)
+    channel = 1 if rank > 1 else 0
 
     def constant(numbers: float | Sequence[float], what: str) -> Constant:
         stored = np.asarray(numbers, dtype=np.float64).astype(kind)
-        rank = len(value.shape)
-        channel = 1 if rank > 1 else 0
         if not np.isfinite(stored).all() or (what == "std" and not (stored > 0).all()):
             raise Rejected(f"model.{what}: {numbers} in the input's type {np.dtype(kind)}")
-        if stored.size != 1 and stored.shape != (value.shape[channel],):
-            raise Rejected(f"model.{what}: {stored.size} numbers for an input of shape {value.shape}")
-        full = stored.reshape(()) if stored.size == 1 else stored.reshape(-1, *(1,) * (rank - channel - 1))
-        return exact(full).float64()
+        if stored.size != 1 and stored.shape != (shape[channel],):
+            raise Rejected(f"model.{what}: {stored.size} numbers for an input of shape {shape}")
+        return exact(stored.reshape(-1, *(1,) * (rank - channel - 1)) if stored.size > 1 else stored.reshape(()))
 
-    node, shape = value.node, value.shape
+    value = sketch.append(Input(), [], shape)
     if before.mean is not None:
-        node = sketch.scale(node, ONE, negative(constant(before.mean, "mean")))
+        value = value.scale(ONE, negative(constant(before.mean, "mean").float64()))
     if before.std is not None:
-        node = sketch.scale(node, divide(ONE, constant(before.std, "std")))
-    if before.layout == "nhwc":
-        node = sketch.select(node, sketch.places(node).transpose(1, 2, 0))
-        shape = tuple(shape[i] for i in (0, 2, 3, 1))
-    return Value(node, shape)
+        value = value.scale(divide(ONE, constant(before.std, "std")))
+    return value.move(lambda a: a.transpose(0, 2, 3, 1)) if before.layout == "nhwc" else value
 
 
-def _call(node: Any, opset: int, known: dict[str, Tensor], used: set[str], sketch: Any) -> Call:
+def _call(node: Any, opset: int, known: dict[str, Tensor], used: set[str], sketch: Sketch) -> Call:
     """The node, its inputs looked up, its op, revision and attributes known."""
     if node.domain not in STANDARD:
         raise Rejected(f"an op of domain {node.domain!r}")
@@ -251,7 +234,8 @@ def _call(node: Any, opset: int, known: dict[str, Tensor], used: set[str], sketc
         raise Rejected("an attribute that the op does not have, or twice, or a deprecated op")
     inputs = tuple(known[i] if i else None for i in node.input)
     outputs = tuple(bool(o) and o in used for o in node.output)
-    return Call(node.op_type, opset, schema.since_version, inputs, attributes, outputs, sketch)
+    node.domain = ""
+    return Call(node, opset, schema.since_version, inputs, attributes, outputs, sketch)
 
 
 def _attribute(attribute: Any) -> Any:

@@ -37,7 +37,7 @@ Direction = tuple[tuple[int, Fraction], ...]  # coefficients by place, the first
 Limit = tuple[Fraction, bool]  # strict: False, so that the tighter of two limits is the smaller
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Atom:
     """sum of coefficient * X_i (or Y_i) <= limit[0], or < where not limit[1]."""
 

@@ -163,7 +163,6 @@ class TestRuns:
         def crash(*_: Any, **__: Any) -> None:
             raise ZeroDivisionError("a bug")
 
-        monkeypatch.setattr(command, "check", crash)
         monkeypatch.setattr(command, "check_many", crash)
         assert by_main(folder) == 1
         assert "internal error: ZeroDivisionError: a bug" in capsys.readouterr().out

@@ -64,7 +64,7 @@ def test_chain_is_read_alike(name: str) -> None:
 
 
 def test_both_readers_know_the_same_ops_and_revisions() -> None:
-    from certify.check.build import HANDLERS
+    from certify.check.call import HANDLERS
     from certify.frontends.onnx_lower import HANDLERS as THEIRS
 
     assert {op: set(since) for op, (_, since, _) in HANDLERS.items()} == {

@@ -10,9 +10,8 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,8 +95,7 @@ class Archive:
             raise Unreadable(f"entry {short(name)} is damaged: {short(str(error))}") from error
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """A value of the header, and the place where it stands. Every method gives what is asked for, or Rejected."""
 
     value: Any
@@ -118,6 +116,11 @@ class Item:
         path = "" if self.place == "header" else f"{self.place}."
         return {name: Item(value, f"{path}{name}", self.file) for name, value in self.value.items()}
 
+    def kind(self, name: str, *choices: str) -> str:
+        """What an object says under `name`: of which kind it is."""
+        stated = self.value.get(name) if isinstance(self.value, dict) else None
+        return Item(stated, f"{self.place}.{name}", self.file).choice(*choices)
+
     def fields(self, *needed: str, optional: tuple[str, ...] = ()) -> dict[str, Item]:
         """An object with exactly these keys; what is optional is null where it is left out."""
         found = self.named()
@@ -127,11 +130,11 @@ class Item:
             raise Rejected(f"{self.place}: {short(unknown[0])} is not known")
         return {**{k: Item(None, f"{self.place}.{k}", self.file) for k in optional}, **found}
 
-    def __iter__(self) -> Iterator[Item]:
+    def items(self) -> list[Item]:
         """Of a list."""
         if not isinstance(self.value, list):
             raise self.wrong("not a list")
-        return iter([Item(value, f"{self.place}[{i}]", self.file) for i, value in enumerate(self.value)])
+        return [Item(value, f"{self.place}[{i}]", self.file) for i, value in enumerate(self.value)]
 
     def integer(self, low: int, end: int | None = None) -> int:
         """An integer of low, ..., end - 1."""
@@ -177,7 +180,8 @@ class Item:
         if kind in "fs" and not np.isfinite(found).all():
             raise Rejected(f"{place}: a number is not finite")
         high = sizes[rule.high] - 1 if isinstance(rule.high, str) else rule.high
-        if found.size and (found.min() < rule.low or found.max() > high):
+        bounded = rule.low > -math.inf or high < math.inf
+        if bounded and found.size and (found.min() < rule.low or found.max() > high):
             raise Rejected(f"{place}: a number outside of [{rule.low}, {high}]")
         return found
 

@@ -43,10 +43,21 @@ def test_losses_by_hand() -> None:
     module = with_centres(nn.Identity(), mu)
     batch = Batch(torch.tensor([[7.0]]), torch.tensor([0]), 1.0, torch.Generator())
     assert Mmc()(module, batch).item() == pytest.approx(4.5)
-    # -(|7 - 10|^2 - |7 + 10|^2) / 2 = 140 ahead
-    assert MmLda()(module, batch).item() == pytest.approx(math.log1p(math.exp(-140)), abs=1e-12)
+    near = Batch(torch.tensor([[0.1]]), torch.tensor([0]), 1.0, torch.Generator())
+    # -(|0.1 - 10|^2 - |0.1 + 10|^2) / 2 = 2 ahead
+    assert MmLda()(module, near).item() == pytest.approx(math.log1p(math.exp(-2)), rel=1e-5)
     attacked = Mmc(epsilon=2.0, low=-20.0, high=20.0)(module, batch)
     assert attacked.item() == pytest.approx((10 - 5) ** 2 / 2)
+
+
+def test_the_attack_runs_in_evaluation_mode() -> None:
+    modes = []
+    module = with_centres(nn.Identity(), centres(2, 1)).train()
+    module.register_forward_hook(lambda part, *_: modes.append(part.training))
+    body = module[0]  # type: ignore[index]
+    body.register_forward_hook(lambda part, *_: modes.append(part.training))
+    Mmc(epsilon=0.1, steps=2)(module, Batch(torch.tensor([[0.5]]), torch.tensor([0]), 1.0, torch.Generator()))
+    assert modes == [False] * 4 + [True], "body and whole in both steps, then the body alone"
 
 
 def test_only_the_body_learns() -> None:

@@ -14,7 +14,7 @@ from certify.trainers.ascent import ascend, attacked, wrongness
 from certify.trainers.ensemble import Adp, ensemble
 from certify.trainers.mart import Mart
 from certify.trainers.noise import GaussianNoise, Macer, NoiseTrades, SmoothAdv, quantile
-from certify.trainers.objective import Ball, Batch, ramped
+from certify.trainers.objective import Ball, Batch, Objective, ramped
 from certify.trainers.reverse import ReverseCrossEntropy
 from certify.trainers.standard import Standard
 from certify.trainers.trades import Trades, divergence
@@ -59,6 +59,18 @@ def test_the_radius_of_pgd_grows_along_its_ramp() -> None:
         assert found.item() == pytest.approx(softplus(-1.0 + 2 * radius))
 
 
+@pytest.mark.parametrize(("progress", "grown"), [(1.0, 1.0), (0.4, 0.5)])
+def test_pgd_starts_at_random_and_its_steps_grow_along_its_ramp(progress: float, grown: float) -> None:
+    objective, moves = PgdTraining(0.25, steps=2, step=0.01, ramp=(0.2, 0.6)), []
+    for seed in range(5):
+        given = batch([[0.5]], [1], progress, seed)
+        start = Ball(0.25 * grown).draw(given.x, torch.Generator().manual_seed(seed)).item()
+        end = max(start - 0.02 * grown, 0.5 - 0.25 * grown)
+        moves.append(start - end)
+        assert objective(linear(TWO), given).item() == pytest.approx(softplus(-2 * end), rel=1e-5)
+    assert max(moves) == pytest.approx(0.02 * grown), "some end within the ball"
+
+
 def test_targeted_pgd_on_two_classes_is_untargeted() -> None:
     objective = PgdTraining(0.25, steps=20, step=0.1, targeted=True)
     assert objective(linear(TWO), batch([[0.5]], [1])).item() == pytest.approx(softplus(-0.5))
@@ -74,11 +86,13 @@ def test_a_target_is_never_the_label_and_every_other_class() -> None:
 
 
 def test_fast_training_steps_1_25_epsilon_from_a_random_start() -> None:
-    given = batch([[0.5]], [1], seed=3)
-    ball = Ball(0.25)
-    start = ball.draw(given.x, torch.Generator().manual_seed(3)).item()
-    end = max(start - 1.25 * 0.25, 0.25)
-    assert FastTraining(0.25)(linear(TWO), given).item() == pytest.approx(softplus(-2 * end), rel=1e-5)
+    ends = []
+    for seed in range(20):
+        given = batch([[0.5]], [1], seed=seed)
+        start = Ball(0.25).draw(given.x, torch.Generator().manual_seed(seed)).item()
+        ends.append(max(start - 1.25 * 0.25, 0.25))
+        assert FastTraining(0.25)(linear(TWO), given).item() == pytest.approx(softplus(-2 * ends[-1]), rel=1e-5)
+    assert max(ends) > 0.3, "some end within the ball"
 
 
 def test_free_training_moves_delta_by_the_gradient_of_the_same_pass() -> None:
@@ -89,7 +103,10 @@ def test_free_training_moves_delta_by_the_gradient_of_the_same_pass() -> None:
     assert "delta" not in given.memory
     first.backward()
     assert given.memory["delta"].item() == pytest.approx(-0.25)
-    assert objective(module, given).item() == pytest.approx(softplus(-0.5))
+    second = objective(module, given)
+    assert second.item() == pytest.approx(softplus(-0.5))
+    second.backward()
+    assert given.memory["delta"].item() == pytest.approx(-0.25), "cut to the ball"
 
 
 def test_free_training_moves_a_pixel_at_the_edge_of_the_range() -> None:
@@ -129,6 +146,115 @@ def test_attacks_stay_in_ball_and_input_range(norm: str) -> None:
     assert bool((wrongness(module(points), y) >= wrongness(module(x), y)).all())
 
 
+def test_random_points_fill_their_ball() -> None:
+    x = torch.full((20000, 3), 0.5, dtype=torch.float64)
+    moved = (Ball(0.25).draw(x, torch.Generator().manual_seed(0)) - x) / 0.25
+    assert moved.abs().mean().item() == pytest.approx(0.5, abs=0.01)
+    assert moved.mean(0).tolist() == pytest.approx([0.0] * 3, abs=0.02)
+    moved = (Ball(0.25, "l2").draw(x, torch.Generator().manual_seed(0)) - x) / 0.25
+    lengths = moved.norm(dim=1)
+    assert lengths.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert lengths.max().item() <= 1
+    assert (moved / lengths[:, None]).mean(0).tolist() == pytest.approx([0.0] * 3, abs=0.02)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_a_step_has_its_length_whatever_the_slope(scale: float) -> None:
+    x = torch.full((1, 2), 0.5)
+    slope = scale * torch.tensor([3.0, -4.0])
+    for norm, expected in (("linf", [0.6, 0.4]), ("l2", [0.56, 0.42])):
+        points = ascend(lambda p: (p * slope).sum(1), x, x, Ball(0.4, norm), 1, 0.1)
+        assert points[0].tolist() == pytest.approx(expected)
+
+
+def test_wrongness_by_hand() -> None:
+    logits = torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [1.0, 1.0, 0.0]])
+    assert wrongness(logits, torch.tensor([0, 1, 0])).tolist() == [-1.0, 2.0, 0.0]
+
+
+def test_what_survives_is_right_at_the_sample_and_at_the_end_of_the_attack() -> None:
+    module = linear(TWO)  # right for label 1 where x > 0
+    x, y = torch.tensor([[0.5], [0.5], [0.1]]), torch.tensor([1, 0, 1])
+    safe = attacked(module, x, y, Ball(0.25, low=-1.0), torch.Generator().manual_seed(0))
+    assert safe.tolist() == [True, False, False]
+
+    class Notch(nn.Module):
+        """Wrong for label 1 only within 0.05 of 0.5: one long step from outside goes over it."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([torch.zeros_like(x), (x - 0.5).abs() - 0.05], 1)
+
+    x = torch.full((20, 1), 0.5)
+    safe = attacked(Notch(), x, torch.ones(20, dtype=torch.int64), Ball(0.25), torch.Generator().manual_seed(0), 1)
+    assert not bool(safe.any())
+
+
+def modes_of(objective: Objective) -> list[bool]:
+    """The mode of each forward pass of one loss."""
+    modes = []
+
+    class Watched(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            modes.append(self.training)
+            return super().forward(x)
+
+    module = nn.Sequential(Watched(1, 2)).train()
+    objective(module, batch([[0.5]], [1])).backward()
+    assert module.training
+    return modes
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        (PgdTraining(0.25, steps=3), [False] * 3 + [True]),
+        (PgdTraining(0.25, steps=3, targeted=True), [False] * 4 + [True]),
+        (FastTraining(0.25), [True] * 2),
+        (FreeTraining(0.25), [True]),
+        (SmoothAdv(0.1, 0.25, steps=3), [False] * 3 + [True]),
+        (Macer(0.1), [True]),
+        (NoiseTrades(0.1), [True] * 2),
+    ],
+)
+def test_attacks_run_in_evaluation_mode_but_those_of_fast_and_free(objective: Objective, expected: list[bool]) -> None:
+    assert modes_of(objective) == expected
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        PgdTraining(0.25, steps=20, step=0.1),
+        FastTraining(0.25),
+        Trades(0.25, steps=20, step=0.1, beta=6.0),
+        Mart(0.25, steps=20, step=0.1),
+        ReverseCrossEntropy(),
+        SmoothAdv(0.1, 0.25),
+        Macer(0.5, samples=4),
+        NoiseTrades(0.5),
+    ],
+)
+def test_gradients_flow_through_every_term(objective: Objective) -> None:
+    """Against finite differences; on a linear network the attacks end where they end, whatever the weights do."""
+    module = linear(TWO, [0.1, -0.2]).double()
+
+    def value() -> torch.Tensor:
+        x = torch.tensor([[0.5], [0.7]], dtype=torch.float64)
+        return objective(module, Batch(x, torch.tensor([1, 1]), 1.0, torch.Generator().manual_seed(0)))
+
+    value().backward()
+    step = 1e-6
+    for parameter in module.parameters():
+        assert parameter.grad is not None
+        flat = parameter.data.view(-1)
+        for i, slope in enumerate(parameter.grad.flatten().tolist()):
+            flat[i] += step
+            above = value().item()
+            flat[i] -= 2 * step
+            below = value().item()
+            flat[i] += step
+            assert slope == pytest.approx((above - below) / (2 * step), rel=1e-4, abs=1e-7)
+
+
 def test_an_attack_leaves_mode_and_gradients_alone() -> None:
     module = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).train()
     before = module[1].running_mean.clone()
@@ -155,16 +281,14 @@ def test_the_divergence_of_trades_starts_from_the_clean_side() -> None:
     assert divergence(moved, clean).item() != pytest.approx(expected, rel=1e-3)
 
 
+def test_trades_starts_a_thousandth_from_the_sample() -> None:
+    given = batch([[0.5]] * 2000, [1] * 2000)
+    start = Trades(0.25, steps=1, step=0.0).worst(linear(TWO), given)
+    assert (start - given.x).std().item() == pytest.approx(0.001, rel=0.05)
+
+
 def test_trades_attacks_in_evaluation_mode_and_learns_from_both_sides() -> None:
-    modes = []
-
-    class Watched(nn.Linear):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            modes.append(self.training)
-            return super().forward(x)
-
-    module = nn.Sequential(Watched(1, 2)).train()
-    Trades(0.25, steps=4)(module, batch([[0.5]], [1])).backward()
+    modes = modes_of(Trades(0.25, steps=4))
     assert modes == [False] * 5 + [True] * 2, "p(x) and four steps, then f(x) and f(x')"
     clean = torch.tensor([[0.3, -0.2]], requires_grad=True)
     divergence(clean, torch.tensor([[0.0, 0.5]])).backward()
@@ -186,11 +310,7 @@ def test_mart_takes_the_strongest_rival_and_learns_from_both_sides() -> None:
     loss = Mart(0.0)(module, batch([[0.5]], [0]))
     chances = torch.tensor([0.0, 1.0, 2.0]).softmax(0)
     assert loss.item() == pytest.approx(-math.log(chances[0]) - math.log(1.0001 - chances[2].item()), rel=1e-4)
-    modes = []
-    watched = linear(TWO).train()
-    watched[0].register_forward_hook(lambda layer, *_: modes.append(layer.training))  # type: ignore[index]
-    Mart(0.25, steps=4)(watched, batch([[0.5]], [1])).backward()
-    assert modes == [False] * 4 + [True] * 2, "four steps, then f(x) and f(x')"
+    assert modes_of(Mart(0.25, steps=4)) == [False] * 4 + [True] * 2, "four steps, then f(x) and f(x')"
 
 
 def test_reverse_cross_entropy_by_hand() -> None:
@@ -238,6 +358,36 @@ def test_noise_has_the_stated_deviation() -> None:
     assert GaussianNoise(0.3)(linear(TWO), many).item() == pytest.approx(expected, rel=0.02)
 
 
+def noise_of(count: int, sigma: float, width: int = 1) -> torch.Tensor:
+    """The noise that an objective draws from seed 0, (count, width)."""
+    return sigma * torch.randn(count, width, generator=torch.Generator().manual_seed(0))
+
+
+def test_noisy_trades_by_hand() -> None:
+    x, noise = torch.tensor([[0.5]]), noise_of(1, 0.3)
+    clean, moved = ((2 * p).sigmoid() for p in (x, x + noise))
+    kl = clean * (clean / moved).log() + (1 - clean) * ((1 - clean) / (1 - moved)).log()
+    found = NoiseTrades(0.3, beta=5.0)(linear(TWO), batch([[0.5]], [1]))
+    assert found.item() == pytest.approx(softplus(-1.0) + 5 * kl.item(), rel=1e-5)
+
+
+def test_smoothadv_by_hand() -> None:
+    """One step of length 2 epsilon, cut to epsilon, along the slope of -log of the mean chance; then the same noise."""
+    weight = [[1.0, 0.0], [0.0, 3.0], [-2.0, 1.0]]
+    x, y, noise = torch.tensor([[0.5, 0.4], [0.3, 0.9]]), [0, 1], noise_of(6, 1.0, 2)
+    points = x.clone().requires_grad_()
+    chances = ((points.repeat_interleave(3, 0) + noise) @ torch.tensor(weight).T).softmax(1).reshape(2, 3, 3).mean(1)
+    (slope,) = torch.autograd.grad(-chances[torch.arange(2), y].log().sum(), points)
+    ends = (x + 0.1 * slope / slope.norm(dim=1, keepdim=True)).repeat_interleave(3, 0) + noise
+    expected = nn.functional.cross_entropy(ends @ torch.tensor(weight).T, torch.tensor([0, 0, 0, 1, 1, 1]))
+    found = SmoothAdv(1.0, 0.1, samples=3, steps=1)(linear(weight), batch(x.tolist(), y))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_quantile_by_a_table() -> None:
+    assert quantile(torch.tensor([0.5, 0.975], dtype=torch.float64)).tolist() == pytest.approx([0.0, 1.959964])
+
+
 def test_macer_by_hand() -> None:
     """Without noise p_y = sigmoid(1), q_y = sigmoid(beta); the hinge counts only where classified right."""
     objective = Macer(1e-9, samples=2, weight=3e9, gamma=8.0, beta=2.0)
@@ -245,6 +395,8 @@ def test_macer_by_hand() -> None:
     gap = 2 * quantile(torch.tensor(q)).item()
     right = objective(linear(TWO), batch([[0.5]], [1])).item()
     assert right == pytest.approx(softplus(-1.0) + 1.5 * (8.0 - gap), rel=1e-4)
+    far = Macer(1e-9, samples=2, weight=3e9, gamma=0.9 * gap, beta=2.0)
+    assert far(linear(TWO), batch([[0.5]], [1])).item() == pytest.approx(softplus(-1.0), rel=1e-4)
     assert objective(linear(TWO), batch([[0.5]], [0])).item() == pytest.approx(softplus(1.0), rel=1e-4)
 
 

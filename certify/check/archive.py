@@ -10,12 +10,12 @@ import json
 import math
 import re
 import zipfile
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from certify.check.content import Rule
 from certify.check.errors import Rejected, Unreadable
 
 Array = NDArray[Any]
@@ -29,19 +29,6 @@ HEADER = re.compile(
 )
 ALLOWED = {"i": "iu", "f": "f", "b": "b", "u": "u", "s": "fu"}
 AS_READ = {"i": np.int64, "f": np.float64, "b": np.bool_, "u": np.uint8, "s": np.float64}
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What an array must be. kind: i(ntegers), f(loats), b(ooleans), u(int8), s(lopes: floats, or uint8 k for k / 255).
-
-    shape: a letter for the length of each axis; None: any shape. low, high: of its numbers; a name: less than its size.
-    """
-
-    kind: Literal["i", "f", "b", "u", "s"]
-    shape: str | None = None
-    low: float = -math.inf
-    high: float | str = math.inf
 
 
 Sizes = dict[str, int]  # lengths by name; a letter that is not there yet gets the length of the first array that has it

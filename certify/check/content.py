@@ -1,13 +1,15 @@
 """What a certificate says, as read from its file: frozen values in the terms of docs/certificate.md, and nothing else.
 
-Everything here has been validated by certify.check.file as far as that can be done without the network.
+Everything here has been validated by certify.check.file as far as that can be done without the network; a Rule says
+what an array must be.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Annotated, Literal, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +21,33 @@ Mode = Literal["interval", "adaptive", "parallel"]
 NOT_SPLIT, INPUT = -2, -1  # of Tree.unit
 
 
+@dataclass(frozen=True)
+class Rule:
+    """What an array must be. kind: i(ntegers), f(loats), b(ooleans), u(int8), s(lopes: floats, or uint8 k for k / 255).
+
+    shape: a letter for the length of each axis; None: any shape. low, high: of its numbers; a name: less than its size.
+    """
+
+    kind: Literal["i", "f", "b", "u", "s"]
+    shape: str | None = None
+    low: float = -math.inf
+    high: float | str = math.inf
+
+
+def rules(of: type, prefix: str = "") -> dict[str, Rule]:
+    """What the arrays of a class must be whose names begin so, by the rest of their names."""
+    hints = get_type_hints(of, include_extras=True)
+    ruled = {name: hint for name, hint in hints.items() if get_origin(hint) is Annotated}
+    return {n.removeprefix(prefix): hint.__metadata__[0] for n, hint in ruled.items() if n.startswith(prefix)}
+
+
 @dataclass(frozen=True, eq=False)
 class UnitSlopes:
     """at: (U,) distinct places; lower: (S, U) in [0, 1]; upper: (S, U) in [0, 1/4] or None (only sigmoids have it)."""
 
-    at: Index
-    lower: Float64
-    upper: Float64 | None
+    at: Annotated[Index, Rule("i", "U", 0, "unit")]
+    lower: Annotated[Float64, Rule("s", "SU", 0, 1)]
+    upper: Annotated[Float64 | None, Rule("f", "SU", 0, 0.25)]
 
 
 Slopes = dict[int, UnitSlopes]
@@ -78,30 +100,30 @@ class Tree:
     """
 
     polytopes: tuple[int, ...]
-    unit: Index
-    place: Index
-    cut: Float64
-    child: Index
-    renew: Bools
-    entry_node: Index
-    entry_polytope: Index
-    entry_mix: Float64
+    unit: Annotated[Index, Rule("i", "N", NOT_SPLIT, "units")]
+    place: Annotated[Index, Rule("i", "N")]
+    cut: Annotated[Float64, Rule("f", "N")]
+    child: Annotated[Index, Rule("i", "N")]
+    renew: Annotated[Bools, Rule("b", "N")]
+    entry_node: Annotated[Index, Rule("i", "E", 0, "N")]
+    entry_polytope: Annotated[Index, Rule("i", "E", 0, "polytopes")]
+    entry_mix: Annotated[Float64, Rule("f", "ER", 0)]
     entry_slopes: Slopes | None
-    multiplier_entry: Index
-    multiplier_unit: Index
-    multiplier_place: Index
-    multiplier: Float64
-    plane_unit: Index
-    plane_place: Index
-    plane_sign: Index
-    sharpen_entry: Index
-    sharpen_plane: Index
-    sharpen_beta: Float64
-    cap_entry: Index
-    cap_unit: Index
-    cap_place: Index
-    cap_multiplier: Float64
-    cap_share: NDArray[np.uint8]
+    multiplier_entry: Annotated[Index, Rule("i", "M", 0, "E")]
+    multiplier_unit: Annotated[Index, Rule("i", "M", 0, "units")]
+    multiplier_place: Annotated[Index, Rule("i", "M")]
+    multiplier: Annotated[Float64, Rule("f", "M")]
+    plane_unit: Annotated[Index, Rule("i", "P", 0, "units")]
+    plane_place: Annotated[Index, Rule("i", "P")]
+    plane_sign: Annotated[Index, Rule("i", "P", -1, 1)]
+    sharpen_entry: Annotated[Index, Rule("i", "Q", 0, "E")]
+    sharpen_plane: Annotated[Index, Rule("i", "Q", 0, "P")]
+    sharpen_beta: Annotated[Float64, Rule("f", "Q", 0)]
+    cap_entry: Annotated[Index, Rule("i", "K", 0, "E")]
+    cap_unit: Annotated[Index, Rule("i", "K", 0, "units")]
+    cap_place: Annotated[Index, Rule("i", "K")]
+    cap_multiplier: Annotated[Float64, Rule("f", "K", 0)]
+    cap_share: Annotated[NDArray[np.uint8], Rule("u", "Kn")]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,16 +151,16 @@ class Ball:
 class Polytope:
     """{y : coeff y <= offset}: (R, m), (R,), R >= 1."""
 
-    coeff: Float64
-    offset: Float64
+    coeff: Annotated[Float64, Rule("f", "Rm")]
+    offset: Annotated[Float64, Rule("f", "R")]
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
     """No x with lower <= x <= upper, (n,), is mapped into any of the polytopes."""
 
-    lower: Float64
-    upper: Float64
+    lower: Annotated[Float64, Rule("f", "n")]
+    upper: Annotated[Float64, Rule("f", "n")]
     polytopes: tuple[Polytope, ...]
 
 

@@ -2,7 +2,7 @@
 
 After this, a number is finite, a slope is in range, an index points into what the file itself states (`units`, the
 property, a tree's nodes and entries), and a tree's nodes are a tree. What is left for others: that `units` and the
-property are the network's. The tables say what docs/certificate.md says of every array.
+property are the network's.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from certify.check import content
-from certify.check.archive import AS_READ, Archive, Item, Rule, Sizes, parsed, short
-from certify.check.content import NOT_SPLIT, Index, Slopes
+from certify.check.archive import AS_READ, Archive, Item, Sizes, parsed, short
+from certify.check.content import NOT_SPLIT, Index, Rule, Slopes, rules
 from certify.check.errors import Rejected, Unreadable
 
 FORMAT, VERSION = "certify.certificate", 2
@@ -28,43 +28,16 @@ EPS = (
 )
 UNIT = r"0|[1-9][0-9]{0,8}", "a unit"
 
-HEADER, CENTER = Rule("u", "B"), Rule("f")
-BOX = {"lower": Rule("f", "n"), "upper": Rule("f", "n")}
-POLYTOPE = {"offset": Rule("f", "R"), "coeff": Rule("f", "Rm")}
-PLACES = Rule("i", "U", 0, "unit")
-SLOPES = {"lower": Rule("s", "SU", 0, 1), "upper": Rule("f", "SU", 0, 0.25)}
-LENT = Rule("f", "KU")
-TREE = {
-    "unit": Rule("i", "N", NOT_SPLIT, "units"),
-    "place": Rule("i", "N"),
-    "cut": Rule("f", "N"),
-    "child": Rule("i", "N"),
-    "entry_node": Rule("i", "E", 0, "N"),
-    "entry_polytope": Rule("i", "E", 0, "polytopes"),
-    "entry_mix": Rule("f", "ER", 0),
-    "multiplier_entry": Rule("i", "M", 0, "E"),
-    "multiplier_unit": Rule("i", "M", 0, "units"),
-    "multiplier_place": Rule("i", "M"),
-    "multiplier": Rule("f", "M"),
-    "sharpen_entry": Rule("i", "Q", 0, "E"),
-    "sharpen_plane": Rule("i", "Q", 0, "P"),
-    "sharpen_beta": Rule("f", "Q", 0),
-}
-RENEW = Rule("b", "N")
-PLANES = {"unit": Rule("i", "P", 0, "units"), "place": Rule("i", "P"), "sign": Rule("i", "P", -1, 1)}
-CAPS = {
-    "entry": Rule("i", "K", 0, "E"),
-    "unit": Rule("i", "K", 0, "units"),
-    "place": Rule("i", "K"),
-    "multiplier": Rule("f", "K", 0),
-    "share": Rule("u", "Kn"),
-}
+BOX, POLYTOPE, SLOPES = rules(content.Case), rules(content.Polytope), rules(content.UnitSlopes)
+TREE, PLANES, CAPS = (rules(content.Tree, prefix) for prefix in ("", "plane_", "cap_"))
+RENEW = TREE["renew"]
+TREE = {name: rule for name, rule in TREE.items() if not name.startswith(("renew", "plane_", "cap_"))}
 
 
 def read_certificate(data: bytes) -> content.Certificate:
     """The certificate in the bytes; Unreadable where they are none, Rejected where it breaks the format."""
     file = Archive(data)
-    header = parsed(Item("header", "header", file).array(HEADER).tobytes())
+    header = parsed(Item("header", "header", file).array(Rule("u", "B")).tobytes())
     found = Item(header, "header", file).fields("format", "version", "model", "property", "units", "cases")
     if found["format"].value != FORMAT:
         raise Unreadable(f"header: format is {short(found['format'].value)}, not {FORMAT!r}")
@@ -111,7 +84,7 @@ def _ball(item: Item) -> content.Ball:
     found = item.fields("kind", "center", "norm", "eps", "label", "classes", optional=("low", "high"))
     classes = found["classes"].integer(2, 1 << 24)
     return content.Ball(
-        center=found["center"].array(CENTER),
+        center=found["center"].array(Rule("f")),
         norm=found["norm"].choice("linf", "l2", "l1"),
         eps=Fraction(found["eps"].text(*EPS)),
         low=found["low"].number() if found["low"].stated else -math.inf,
@@ -209,7 +182,7 @@ class _Case:
 
     def places(self, item: Item, unit: int) -> Index:
         """Distinct places of a unit."""
-        at: Index = item.array(PLACES, {"unit": self.units[unit]})
+        at: Index = item.array(SLOPES["at"], {"unit": self.units[unit]})
         if not np.diff(np.sort(at)).all():  # np.unique takes four times as long
             raise Rejected(f"{item.place}: a place stands twice")
         return at
@@ -223,11 +196,12 @@ class _Case:
 
     def unit_slopes(self, parts: Mapping[str, Item], unit: int, forms: tuple[int, ...]) -> content.UnitSlopes:
         at = self.places(parts["at"], unit)
-        table = {name: rule for name, rule in SLOPES.items() if parts[name].stated or name == "lower"}
-        arrays = _arrays(parts, table, {"U": at.size})
-        if len(arrays["lower"]) not in forms:
-            raise Rejected(f"{parts['lower'].place}: {len(arrays['lower'])} rows do not fit the forms")
-        return content.UnitSlopes(at, arrays["lower"], arrays.get("upper"))
+        sizes = {"U": at.size}
+        lower = parts["lower"].array(SLOPES["lower"], sizes)
+        if len(lower) not in forms:
+            raise Rejected(f"{parts['lower'].place}: {len(lower)} rows do not fit the forms")
+        upper = parts["upper"].array(SLOPES["upper"], sizes) if parts["upper"].stated else None
+        return content.UnitSlopes(at, lower, upper)
 
     def multipliers(self, item: Item, forms: int) -> dict[int, tuple[Index, Any]]:
         """Unit -> places (U,) and multipliers (forms, U); none where it is null."""
@@ -235,7 +209,7 @@ class _Case:
         for unit, part in self.by_unit(item) if item.stated else ():
             parts = part.fields("at", "value")
             at = self.places(parts["at"], unit)
-            found[unit] = at, parts["value"].array(LENT, {"K": forms, "U": at.size})
+            found[unit] = at, parts["value"].array(Rule("f", "KU"), {"K": forms, "U": at.size})
         return found
 
     def tree(self, item: Item) -> content.Tree:

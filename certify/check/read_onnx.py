@@ -50,60 +50,45 @@ def read_network(data: bytes, before: Before, softmax: str, path: Path | None = 
 def fingerprint(data: bytes, path: Path | None = None) -> str:
     """SHA-256 of an ONNX file's content, and of the files of its external data after it, in order of their names."""
     digest = hashlib.sha256(data)
-    proto = _protobuf(data)
-    places = sorted({_location(tensor) for tensor in _outside(proto)})
-    folder = _loaded(proto, path).parent if places else Path()
-    for place in places:
+    for file in _loaded(data, path)[1]:
         try:
-            digest.update((folder / place).read_bytes())
+            digest.update(file.read_bytes())
         except OSError as error:
-            raise Unreadable(f"model: its external data {place!r} cannot be read ({error.strerror})") from error
+            raise Unreadable(f"model: its external data {file.name!r} cannot be read ({error.strerror})") from error
     return digest.hexdigest()
 
 
-def _parsed(data: bytes, path: Path | None) -> Any:
-    """The model with its external data, functions inlined."""
-    proto = _protobuf(data)
-    if _outside(proto):
-        _loaded(proto, path)
-    try:
-        return inline_local_functions(proto) if proto.functions else proto
-    except Exception as error:
-        raise Rejected(f"model: its functions cannot be inlined ({error})") from error
-
-
-def _protobuf(data: bytes) -> Any:
+def _loaded(data: bytes, path: Path | None) -> tuple[Any, list[Path]]:
+    """The model with its external data, and the files where these lie, in order of their names."""
     try:
         proto = onnx.ModelProto.FromString(data)
     except Exception as error:  # protobuf's own kinds
         raise Unreadable(f"model: not an ONNX file ({error})") from error
     if not proto.opset_import or not proto.graph.output:
         raise Unreadable("model: not an ONNX file, or a truncated one")
-    return proto
-
-
-def _outside(proto: Any) -> list[Any]:
-    """The tensors whose numbers lie in other files."""
     nodes = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
-    tensors = [*proto.graph.initializer, *(a.t for n in nodes for a in n.attribute if a.HasField("t"))]
-    return [t for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL]
-
-
-def _location(tensor: Any) -> str:
-    return next((str(e.value) for e in tensor.external_data if e.key == "location"), "")
-
-
-def _loaded(proto: Any, path: Path | None) -> Path:
-    """Loads external data; `path` for sure."""
-    if path is None:
-        raise Rejected("model: its weights lie in other files, and its place is not known")
-    for tensor in _outside(proto):
+    places = set()
+    for tensor in [*proto.graph.initializer, *(a.t for n in nodes for a in n.attribute if a.HasField("t"))]:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        if path is None:
+            raise Rejected("model: its weights lie in other files, and its place is not known")
         try:  # refuses what lies outside of the folder
+            places.add(next(str(e.value) for e in tensor.external_data if e.key == "location"))
             onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
         except Exception as error:
             raise Unreadable(f"model: weight {tensor.name!r} in another file cannot be read ({error})") from error
         tensor.data_location = onnx.TensorProto.DEFAULT
-    return path
+    return proto, [path.parent / place for place in sorted(places)] if path is not None else []
+
+
+def _parsed(data: bytes, path: Path | None) -> Any:
+    """The model with its external data, functions inlined."""
+    proto, _ = _loaded(data, path)
+    try:
+        return inline_local_functions(proto) if proto.functions else proto
+    except Exception as error:
+        raise Rejected(f"model: its functions cannot be inlined ({error})") from error
 
 
 def _read(proto: Any, before: Before, dropped: bool) -> Network:

@@ -51,8 +51,9 @@ def turned(a: Array) -> Array:
     return np.swapaxes(a, -1, -2)
 
 
-def matrix(a: Array) -> Array:
-    return a.reshape(a.shape[-2:])
+def rows(a: Array) -> Array:
+    """A matrix as it is, a vector as a row."""
+    return a.reshape(a.shape[-2:] if a.ndim > 1 else (1, -1))
 
 
 def product(left: Tensor, right: Tensor) -> Value:
@@ -62,12 +63,12 @@ def product(left: Tensor, right: Tensor) -> Value:
         raise Rejected("a scalar in a matrix product")
     stack = np.broadcast_shapes(first[:-2], second[:-2])
     shape = (*stack, *first[-2:-1], *(second[-1:] if len(second) > 1 else ()))
-    left = left.move(lambda a: a.reshape(1, -1)) if len(first) == 1 else left
-    right = right.move(lambda a: a.reshape(-1, 1)) if len(second) == 1 else right
     if isinstance(left, Value) and isinstance(right, Constant) and math.prod(second[:-2]) == 1:
-        return left.linear(right.move(matrix).move(turned)).reshape(shape)
+        return left.linear((right.move(turned) if len(second) > 1 else right).move(rows)).reshape(shape)
     if isinstance(left, Constant) and isinstance(right, Value) and math.prod(first[:-2]) == 1:
-        return right.move(turned).linear(left.move(matrix)).move(turned).reshape(shape)
+        if len(second) == 1:
+            return right.linear(left.move(rows)).reshape(shape)
+        return right.move(turned).linear(left.move(rows)).move(turned).reshape(shape)
     raise Rejected("a product of activations, or with a stack of matrices")
 
 

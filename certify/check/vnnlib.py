@@ -22,7 +22,7 @@ import numpy as np
 from certify.check.content import Case, Cases, Float64
 from certify.check.errors import Rejected, Unreadable
 
-TOKEN = re.compile(r"[()]|[^\s()\[\]]+(?:\s*\[[^\[\]()]*\])?|[\[\]]")  # an index belongs to its name
+TOKEN = re.compile(r"[()\[\]]|[^\s()\[\]]+(?:\s*\[[^\[\]()]*\](?![^\s()]))?")  # an index belongs to its name
 COMMENT = re.compile(r";[^\r\n]*")
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE]([+-]?[0-9]{1,4}))?", re.ASCII)
 VARIABLE = re.compile(r"([XY])_(0|[1-9][0-9]{0,8})", re.ASCII)

@@ -201,8 +201,8 @@ def less_planes(form: Form, hull: Hull, node: int, use: tuple[Tensor, Tensor]) -
         if not len(planes.rows):
             continue
         some = e[mine][:, free[planes.rows]]
-        above, reach, floor = certified_constants(planes)
-        row[mine] = some @ planes.coeff.double()
+        slope, above, reach, floor = certified_planes(planes)
+        row[mine] = some @ slope
         constant[mine] -= (some @ above)[:, None]
         size = some @ (reach + above.abs())
         error[mine] += (2 * gamma(len(planes.rows) + 8, "float64") * size + floor)[:, None]
@@ -211,11 +211,15 @@ def less_planes(form: Form, hull: Hull, node: int, use: tuple[Tensor, Tensor]) -
     return Form(coeff, constant, error)
 
 
-def certified_constants(planes: Planes) -> tuple[Tensor, Tensor, float]:
-    """(c, reach, floor): relu(z) <= coeff x + c over the set in real arithmetic, (J,) float64; |coeff| max |x|; what
-    the underflow of J products a coefficient may lose.
+def certified_planes(planes: Planes) -> tuple[Tensor, Tensor, Tensor, float]:
+    """(s, c, reach, floor) of the remembered shares: relu(z) <= s x + c over the set in real arithmetic, (J, n_0) and
+    (J,) float64; |s| max |x|; what the underflow of J products a coefficient may lose.
+
+    s is what a checker makes of the shares: the search's own dtype would be off by 1e-7, more than the margin of a leaf
+    that a linear program closes.
     """
-    frame, s = planes.frame, planes.coeff.double()
+    frame = planes.frame
+    s = frame.above[0][planes.rows] * (planes.levels.double() / LEVELS)
     region, unit, tiny = frame.region, UNIT_ROUNDOFF["float64"], UNDERFLOW["float64"]
     far = magnitude(region.lower, region.upper)[0]
     shift = frame.above[1][planes.rows]
@@ -225,4 +229,4 @@ def certified_constants(planes: Planes) -> tuple[Tensor, Tensor, float]:
     # The subtraction's rounding, coefficient by coefficient, and that of the last sum.
     slack = 4 * unit * (rest.abs() @ far + least.abs() + shift.abs()) + tiny * (1 + far.sum())
     constant = torch.maximum(inactive, shift - least + slack)
-    return constant, s.abs() @ far, float(len(s) * tiny * (2 + len(far) + far.sum()))
+    return s, constant, s.abs() @ far, float(len(s) * tiny * (2 + len(far) + far.sum()))

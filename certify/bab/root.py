@@ -128,9 +128,9 @@ def _first(
 
 @dataclass(frozen=True, eq=False)
 class Certified:
-    """margin(x) >= coeff x + constant >= lower in real arithmetic, wherever a subproblem's boxes hold: coeff (N, n_0),
-    constant (N,), lower (N,), float64. lifts: ReLU node -> the multipliers (N, U) >= 0 of the planes above its free
-    neurons.
+    """margin(x) >= lower, and the rows mixed by the subproblem's weights, at most their sum times the margin, are
+    >= coeff x + constant, in real arithmetic, wherever its boxes hold: coeff (N, n_0), constant (N,), lower (N,),
+    float64. lifts: ReLU node -> the multipliers (N, U) >= 0 of the planes above its free neurons.
     """
 
     coeff: Tensor
@@ -148,7 +148,8 @@ def certified(root: Root, subs: Subproblems) -> Certified:
     """Bounds of the subproblems' margins under their dual variables.
 
     Boxes are the root's, cut by the subproblem's own. The margin of a polytope is max_r (C y - d)_r at its best
-    point; any weights of the rows that sum to 1 give a lower bound of it.
+    point; any weights w >= 0 of the rows give a lower bound of it: w . (C y - d) / sum w. All are taken as the log
+    keeps them: what is scaled anew no longer fits the multipliers, and a leaf's program leaves no room.
     """
     count = len(subs)
     known = narrowed(root, subs)
@@ -167,7 +168,7 @@ def certified(root: Root, subs: Subproblems) -> Certified:
     }
     slopes = {n: replace(s, lower=stored(root.known.graph, n, s.lower)) for n, s in slopes.items()}
     multipliers = {s: wide(s, v) for s, v in subs.multipliers.items()}
-    row, offset, error = _mixed(root, known, subs)
+    row, offset, error, total = _mixed(root, known, subs)
     form = row_form(root.known.graph.output, row[:, None, :])
     lifts = {}
     if planes:
@@ -185,30 +186,32 @@ def certified(root: Root, subs: Subproblems) -> Certified:
     value, constant = found.value[:, 0], found.constant[:, 0]
     lower = value - loss - unit * (value.abs() + size)
     # A form without weights says nothing of the margin, unless it is positive where it is 0: nowhere.
-    says = (row != 0).any(dim=1) | (subs.mix.clamp(min=0) * root.problem.rows[subs.polytope]).any(dim=1) | (lower > 0)
+    says = (total > 0) | (lower > 0)
+    lower = lower / torch.where(total > 0, total, torch.ones_like(total))
+    lower = lower - lower.abs() * (unit * (subs.mix.shape[1] + 2))
     nothing = torch.full_like(lower, -math.inf)
     constant = constant - loss - unit * (constant.abs() + size)
     constant, lower = torch.where(says, constant, nothing), torch.where(says, lower, nothing)
     return Certified(found.coeff[:, 0], constant, lower, lifts)
 
 
-def _mixed(root: Root, known: Knowledge, subs: Subproblems) -> tuple[Tensor, Tensor, Tensor]:
-    """The weighted rows of each subproblem: coefficients (N, m), offset (N,), and what their rounding may do (N,).
+def _mixed(root: Root, known: Knowledge, subs: Subproblems) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The weighted rows of each subproblem: coefficients (N, m), offset (N,), what their rounding may do (N,), and the
+    weights' sum (N,).
 
     Without any weight the form is 0: a positive bound of it shows that the subproblem is empty.
     """
     mix = subs.mix.double().clamp(min=0) * root.problem.rows[subs.polytope]
-    total = mix.sum(dim=1, keepdim=True)
-    mix = mix / torch.where(total > 0, total, torch.ones_like(total))
+    total = mix.sum(dim=1)
     coeff, offset = root.coeff[subs.polytope], root.offset[subs.polytope]
     row, shift = torch.bmm(mix[:, None], coeff)[:, 0], torch.sum(mix * offset, dim=1)
-    if mix.shape[1] == 1:  # a weight of 1: exact
-        return row, shift, torch.zeros_like(shift)
+    if mix.shape[1] == 1 and bool((mix == 1).all()):  # exact
+        return row, shift, torch.zeros_like(shift), total
     reach = magnitude(*known.flat(root.known.graph.output))
     size = torch.sum(torch.bmm(mix[:, None], coeff.abs())[:, 0] * reach, dim=1) + torch.sum(mix * offset.abs(), dim=1)
     count = mix.shape[1]
     tiny = 2 * count * UNDERFLOW["float64"] * (1 + reach.sum(dim=1))
-    return row, shift, size * (2 * gamma(count + reach.shape[1] + 8, "float64")) + tiny
+    return row, shift, size * (2 * gamma(count + reach.shape[1] + 8, "float64")) + tiny, total
 
 
 def narrowed(root: Root, subs: Subproblems) -> Knowledge:

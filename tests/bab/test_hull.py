@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from fractions import Fraction
 
@@ -11,16 +12,20 @@ import torch
 from bab_cases import case_of, start_of
 from exact import exact
 from random_nets import Builder, relu_mlp, samples
+from small_models import network
 
+from certify.bab import search
 from certify.bab.ascend import AscentOptions, ascend
 from certify.bab.dual import Batch, bound
 from certify.bab.envelope import framed, planes_pay, with_planes
-from certify.bab.hull import LEVELS, Frame, Planes, certified_constants
+from certify.bab.hull import LEVELS, Frame, Planes, certified_planes
 from certify.bab.root import begin, certified
 from certify.bab.subproblem import Shares
 from certify.bounding.propagate import propagate
 from certify.bounding.region import region_of
-from certify.property import Box
+from certify.check import tree as checker
+from certify.judge import Asked, judge
+from certify.property import Box, Property
 
 
 def frame_of(weight, bias, lower, upper, dtype=torch.float32):
@@ -44,7 +49,7 @@ def test_the_facets_of_a_conjunction_by_hand():
     planes = planes_of(frame, [[LEVELS, 0], [0, LEVELS], [51 * 3, 51 * 2]])
     assert planes.coeff.tolist() == [[1, 0], [0, 1], pytest.approx([0.6, 0.4])]
     assert planes.constant.tolist() == pytest.approx([0, 0, 0], abs=1e-6)
-    constant = certified_constants(planes)[0]
+    constant = certified_planes(planes)[1]
     assert constant.tolist() == pytest.approx([0, 0, 0], abs=1e-7)
     assert (constant >= 0).all()
     assert frame.triangles().unique().tolist() == [round(LEVELS / 2)]
@@ -63,11 +68,12 @@ def test_no_point_lies_above_a_plane(seed, dtype):
     planes = planes_of(frame, rng.integers(0, LEVELS + 1, (8, 5)))
     points = np.concatenate([samples(lower, upper, seed, 30), np.where(rng.random((30, 5)) < 0.5, lower, upper)])
     for _ in range(3):
-        coeff, constant = exact(planes.coeff.double()), exact(certified_constants(planes)[0])
+        coeff, constant = (exact(part) for part in certified_planes(planes)[:2])
         for x in points:
             z = exact(weight) @ exact(x) + exact(bias)
             assert (np.maximum(z, Fraction(0)) <= coeff @ exact(x) + constant).all()
         planes.move(torch.as_tensor(points[rng.integers(len(points))]).to(dtype), float(rng.random()))
+        planes.keep()
 
 
 def lifted(graph, case):
@@ -124,3 +130,39 @@ def test_planes_are_for_dense_first_layers():
     b = Builder((4,))
     sparse = b.graph(b.linear(b.relu(b.linear(0, np.eye(4))), np.ones((1, 4))))
     assert framed(begin(start_of(sparse, case))) is None
+
+
+def test_the_checker_finds_no_less_than_the_search(monkeypatch):
+    """Regression: the search rounded planes to float32 and scaled the rows' weights anew; its bounds were up to 1e-7
+    above the checker's, to whom leaves that a linear program had closed were open. Without sharpening, whose boxes are
+    float32's on purpose.
+    """
+    monkeypatch.setattr("certify.bab.search.LIFT_AFTER", 0)
+    monkeypatch.setattr("certify.bab.search.PLANES_AFTER", math.inf)
+    ours, theirs = {}, {}
+    close, bounded = search._close, checker._Work._bounded
+
+    def closing(tree, subs, margin):
+        total = (subs.mix.double() * tree.root.problem.rows[subs.polytope]).sum(dim=1)
+        ours.update(zip(subs.node.tolist(), (margin.lower * total).tolist(), strict=True))
+        return close(tree, subs, margin)
+
+    def checking(self, known, entries):
+        found = bounded(self, known, entries)
+        theirs.update(zip(self.tree.entry_node[entries].tolist(), found[0].tolist(), strict=True))
+        return found
+
+    monkeypatch.setattr(search, "_close", closing)
+    monkeypatch.setattr(checker._Work, "_bounded", checking)
+    model = network(5, (2, 8, 8, 2))
+    box = Box.exact(-np.ones(2), np.ones(2))
+    rows = np.random.default_rng([62, 5]).standard_normal((2, 2))
+    least = np.min(np.max(model.graph(samples(box.lower, box.upper, 0, 5000)) @ rows.T, axis=1))
+    case = case_of(box, (rows, np.full(2, least - 0.08 * abs(least))))
+    tree = search.Tree.plant(begin(start_of(model.graph, case, iterations=1)), lambda points: None)
+    search.grow(tree, math.inf)
+    assert tree.root.problem.frames
+    (answer,) = judge(model, [Asked(Property((case,)), [tree.proof()])])
+    assert answer.accepted
+    assert len(theirs) > 100
+    assert min(value - ours[node] for node, value in theirs.items()) > -1e-12

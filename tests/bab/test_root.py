@@ -24,7 +24,7 @@ CASES = [(kind, seed) for kind in ("mlp", "flat", "smooth", "image") for seed in
 
 
 def compare(graph, case, root, generations, found):
-    """No point that satisfies the splits is below the bound, nor below the plane at the point, exactly."""
+    """No point that satisfies the splits is below the bound, nor below the weighted plane at the point, exactly."""
     compared = 0
     for subs in generations:
         result = certified(root, subs)
@@ -34,10 +34,11 @@ def compare(graph, case, root, generations, found):
                 assert not lower > 0
                 continue
             plane = exact(result.coeff[row]), Fraction(float(result.constant[row]))
+            weight = exact(subs.mix[row].clamp(min=0) * root.problem.rows[subs.polytope[row]]).sum()
             for x in inside:
                 truth = margin_of(root, subs.polytope[row], x[-1].ravel())
                 assert Fraction(lower) <= truth
-                assert (plane[0] * x[0].ravel()).sum() + plane[1] <= truth
+                assert (plane[0] * x[0].ravel()).sum() + plane[1] <= weight * truth
                 compared += 1
     return compared
 

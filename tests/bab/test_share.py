@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import os
+import pickle
 import signal
 import time
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from bab_cases import accepted, judge, margins, start_of
 from random_nets import samples
 from small_models import halves, network
 
-from certify.bab import share, subtree
+from certify.bab import share, subboxes, subtree
 from certify.bab.ascend import AscentOptions
+from certify.bab.input_split import InputSearch
+from certify.bab.result import no_replay
 from certify.bab.root import begin
-from certify.bab.search import SearchOptions, Tree, grow
+from certify.bab.search import SearchOptions, Tree
 from certify.bab.share import Helper, Team
 from certify.errors import UsageError
 from certify.executors.base import Death
 from certify.executors.processes import Crew
+from certify.judge import Asked
+from certify.judge import judge as judge_proofs
+from certify.property import Property
 
 SMALL = SearchOptions(leaf=AscentOptions(iterations=10), smallest=4, largest=4)
 
@@ -61,41 +69,107 @@ class InTurn:
         return errand, Death("it died") if self.turn in self.deadly else self.work(errand)
 
 
-def instance(seed, gap=-0.15):
-    model = network(seed, {4: (2, 8, 8, 2), 5: (2, 6, 6, 2)}[seed])
+def neurons(gap=-0.15):
+    """A search over neurons that takes some steps, and how it is shared out."""
+    model = network(4, (2, 8, 8, 2))
     case = halves(model, gap).cases[0]
     tree = Tree.plant(begin(start_of(model.graph, case, iterations=1)), judge(model.graph, case), SMALL)
-    return model, case, tree
+    return model, case, tree, subtree
+
+
+def boxes(gap=-0.15):
+    """A search over boxes."""
+    model = network(0, (3, 10, 10, 2))
+    case = halves(model, gap).cases[0]
+    return model, case, InputSearch.begin(model.graph.cast(np.zeros(1)), case, judge(model.graph, case), 4), subboxes
+
+
+every_kind = pytest.mark.parametrize("kind", [neurons, boxes])
+
+
+def team_of(kind, start, most, gap=-0.15):
+    """(model, case, team)."""
+    model, case, search, lending = kind(gap)
+    return model, case, Team(search, lending, partial(judge, model.graph, case), start, most)
+
+
+def holds(model, case, search):
+    """Does the checker accept the certificate of a closed search?"""
+    if isinstance(search, Tree):
+        return accepted(model, case, search)
+    (answer,) = judge_proofs(model, [Asked(Property((case,)), [search.result().proof])])
+    return answer.accepted
 
 
 @pytest.mark.parametrize("deadly", [(), (4,), (3, 5), (1, 2)])
-@pytest.mark.parametrize("seed", [4, 5])
-def test_whoever_dies_the_search_closes_and_the_checker_accepts_its_tree(seed, deadly):
-    model, case, tree = instance(seed)
-    team = Team(tree, subtree, partial(judge, model.graph, case), partial(InTurn, deadly), 2)
+@every_kind
+def test_whoever_dies_the_search_closes_and_the_checker_accepts_its_tree(kind, deadly):
+    model, case, team = team_of(kind, partial(InTurn, deadly), 2)
     found = team.grow(time.monotonic() + 60.0)
     team.close()
-    assert tree.loans > 0 or deadly == (1, 2)
+    assert team.search.loans > 0 or deadly == (1, 2)
     least = margins(case, model.graph(samples(case.inputs.lower, case.inputs.upper, 1, 2000))).min()
     assert 0 < found.lower <= least
     assert found.left == 0
-    assert accepted(model, case, tree)
+    assert holds(model, case, team.search)
 
 
-def test_a_failing_helper_is_asked_no_more_and_an_interrupt_loses_nothing(monkeypatch):
-    model, case, tree = instance(4)
+@every_kind
+def test_what_falls_alone_falls_with_help(kind):
+    """The witness may come from elsewhere, where it ends the search."""
+    for found_here in (True, False):
+        model, case, team = team_of(kind, partial(InTurn, ()), 2, gap=0.3)
+        if not found_here:
+            search = team.search
+            search.replay = no_replay
+            if kind is boxes:
+                search.attack.replay = no_replay
+        found = team.grow(time.monotonic() + 60.0)
+        team.close()
+        assert found.lower <= 0
+        assert found.witness is not None
+        assert margins(case, model.graph(np.asarray(found.witness.x)[None])).max() <= 1e-6
 
+
+class Never(InTurn):
+    """Says that it is ready, and no more."""
+
+    def take(self, seconds=None):
+        return super().take() if self.errands and not self.errands[0][1] else None
+
+
+class Babbles(InTurn):
+    """Answers that nobody asked for."""
+
+    def take(self, seconds=None):
+        ended = super().take(seconds)
+        answers = [b"no pickle", pickle.dumps("no part"), pickle.dumps(None)]
+        return ended and (ended[0], answers[self.turn % 3] if ended[0][1] else ended[1])
+
+
+@every_kind
+def test_answers_that_make_no_sense_lose_nothing(kind):
+    model, case, team = team_of(kind, partial(Babbles, ()), 3)
+    found = team.grow(time.monotonic() + 60.0)
+    assert team.crew is None, "who answers so is asked no more"
+    assert team.search.loans > 3
+    assert found.lower > 0
+    assert holds(model, case, team.search)
+
+
+@every_kind
+def test_a_failing_helper_is_asked_no_more_and_an_interrupt_loses_nothing(kind, monkeypatch):
     def fails():
         raise MemoryError
 
-    team = Team(tree, subtree, fails, partial(InTurn, ()), 1)
+    team = team_of(kind, partial(InTurn, ()), 1)[-1]
+    team.judge = fails
     assert team.grow(time.monotonic() + 60.0).lower > 0
-    assert tree.loans == 2, "the tree's own share and one loan"
+    assert team.search.loans == 2, "the search's own share and one loan"
     assert team.crew is None
     team.close()
 
-    model, case, tree = instance(4)
-    team = Team(tree, subtree, partial(judge, model.graph, case), partial(InTurn, ()), 1)
+    team = team_of(kind, partial(InTurn, ()), 1)[-1]
     give = InTurn.give
 
     def interrupted(self, errand):
@@ -106,8 +180,8 @@ def test_a_failing_helper_is_asked_no_more_and_an_interrupt_loses_nothing(monkey
     monkeypatch.setattr(InTurn, "give", interrupted)
     with pytest.raises(KeyboardInterrupt):
         team.grow(time.monotonic() + 60.0)
-    assert not tree.lent
-    assert tree.result().lower <= 0
+    assert not team.search.lent
+    assert team.search.result().lower <= 0
     monkeypatch.setattr(InTurn, "give", give)
     assert team.grow(time.monotonic() + 60.0).lower > 0
     team.close()
@@ -118,38 +192,52 @@ def test_where_no_process_can_start_the_search_goes_on_alone():
         def take(self, seconds=None):
             raise UsageError("no process")
 
-    model, case, tree = instance(4)
-    team = Team(tree, subtree, partial(judge, model.graph, case), partial(Nobody, ()), 3)
+    team = team_of(neurons, partial(Nobody, ()), 3)[-1]
     assert team.grow(time.monotonic() + 60.0).lower > 0
     assert team.crew is None
 
 
 def test_a_search_that_cannot_be_sent_goes_on_alone():
-    model, case, tree = instance(4)
-    team = Team(tree, subtree, lambda: judge(model.graph, case), Crew, 1)  # no process can be told of a lambda
+    model, case, team = team_of(neurons, Crew, 1)
+    team.judge = lambda: judge(model.graph, case)  # no process can be told of a lambda
     assert team.grow(time.monotonic() + 60.0).lower > 0
     assert team.crew is None
 
 
-def test_what_is_still_away_at_the_deadline_is_open():
-    class Never(InTurn):
-        def take(self, seconds=None):
-            return super().take() if self.errands and not self.errands[0][1] else None
-
-    model, case, tree = instance(4)
-    team = Team(tree, subtree, partial(judge, model.graph, case), partial(Never, ()), 1)
+@every_kind
+def test_what_is_still_away_at_the_deadline_is_open(kind):
+    model, case, team = team_of(kind, partial(Never, ()), 1)
+    search = team.search
     found = team.grow(time.monotonic() + 1.0)
     assert found.lower <= 0
-    assert found.left == len(tree.pool) > 0
+    assert found.left == search.waiting > 0
+    assert team.grow(time.monotonic() - 1.0).left == found.left
     team.close()
-    assert grow(tree, time.monotonic() + 60.0).lower > 0
-    assert accepted(model, case, tree)
+    assert Team(search, team.lending, team.judge, team.start, 0).grow(time.monotonic() + 60.0).lower > 0
+    assert holds(model, case, search)
+
+
+def test_a_search_that_is_not_worth_it_ends_with_what_is_away_open():
+    """Past its patience a search goes on only where it comes to its end, wherever its boxes are."""
+    _, _, team = team_of(boxes, partial(Never, ()), 1)
+    lent = []
+
+    def worth():
+        lent.append(sum(map(len, team.search.lent.values())))
+        return len(lent) <= 12
+
+    found = team.grow(time.monotonic() + 60.0, worth)
+    assert lent[-1] > 0
+    assert found.lower <= 0
+    assert found.left == team.search.waiting >= lent[-1]
+    team.close()
+    assert team.grow(time.monotonic() + 60.0, partial(team.search.promising, math.inf)).lower > 0
 
 
 def test_real_processes_help_and_one_that_is_killed_costs_nothing(monkeypatch):
     """The search waits until others have come; the first loan's process is killed."""
-    model, case, tree = instance(4)
-    team = Team(tree, subtree, partial(judge, model.graph, case), Crew, 2)
+    model, case, team = team_of(neurons, Crew, 2)
+    tree = team.search
     advance = Tree.advance
 
     def patient(*given):

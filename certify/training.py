@@ -30,6 +30,7 @@ from certify.trainers.loop import Samples, Trainer, accuracy
 from certify.trainers.methods import find_method
 from certify.trainers.objective import Ball
 from certify.trainers.recipe import Recipe
+from certify.trainers.schedule import Schedule
 from certify.trainers.team import Team, joined
 
 if TYPE_CHECKING:
@@ -148,6 +149,18 @@ def build_network(recipe: Recipe, material: Material, seed: int) -> torch.nn.Mod
         return method.wrap(objective, make, classes)
 
 
+def laid_out(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """The module, its weights channels-last where that was measured to pay: BatchNorm over images, on a CPU.
+
+    In turn with the default layout, one core: a step takes 15 to 25 % less on cnn5 and a ResNet-18 a quarter as wide,
+    nothing less on cnn-small. Not measured on a GPU.
+    """
+    import torch
+
+    pays = device.type == "cpu" and any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())
+    return module.to(memory_format=torch.channels_last) if pays else module
+
+
 def run_training(
     recipe: Recipe,
     material: Material,
@@ -171,7 +184,7 @@ def run_training(
 
 def _run(recipe: Recipe, material: Material, place: Place, world: World) -> Outcome | None:
     train, test = _samples(material.train, world.device), _samples(material.test, world.device)
-    module = build_network(recipe, material, world.seed).to(world.device)
+    module = laid_out(build_network(recipe, material, world.seed).to(world.device), world.device)
     objective = recipe.make(material.train.input_range)
     trainer = Trainer(module, train, objective, recipe.schedule, world.seed, world.team)
     mark = recipe.plain() | {"seed": world.seed, "data_sha256": material.train.sha256, "samples": len(material.train)}
@@ -229,8 +242,9 @@ def _open(place: Place, trainer: Trainer, mark: dict[str, Any], device: torch.de
             out.mkdir(parents=True, exist_ok=True)
         return []
     kept = _read(out / CHECKPOINT, device)
-    theirs = json.loads(kept["mark"])
-    ours = json.loads(json.dumps(mark))
+    theirs, ours = json.loads(kept["mark"]), json.loads(json.dumps(mark))
+    # An option that is younger than the checkpoint had its default.
+    theirs["schedule"] = json.loads(json.dumps(asdict(Schedule(1)))) | theirs["schedule"]
     wrong = [key for key in ours if theirs.get(key) != ours[key]]
     if wrong:
         differences = "; ".join(f"{key} {theirs.get(key)!r}, asked for {ours[key]!r}" for key in wrong)

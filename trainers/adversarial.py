@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from certify.frontends.torch_export import evaluation
 from certify.trainers.ascent import ascend, cross_entropies
 from certify.trainers.objective import Ball, Batch, ramped
 
@@ -36,7 +35,7 @@ class PgdTraining:
 
         grown = ramped(batch.progress, self.ramp)
         ball, step = Ball(self.epsilon * grown, self.norm, self.low, self.high), self.step * grown
-        with evaluation(module):
+        with batch.attacking(module):
             start = ball.draw(batch.x, batch.generator)
             if self.targeted:
                 classes = module(batch.x[:1]).shape[1]

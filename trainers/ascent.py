@@ -35,10 +35,10 @@ def ascend(score: Score, x: torch.Tensor, start: torch.Tensor, ball: Ball, steps
 
 
 def cross_entropies(module: torch.nn.Module, y: torch.Tensor) -> Score:
-    """x -> -log softmax(module(x))_y, (B,)."""
+    """x -> -log softmax(module(x))_y, (B,), in x's precision behind the logits."""
     import torch
 
-    return lambda x: torch.nn.functional.cross_entropy(module(x), y, reduction="none")
+    return lambda x: torch.nn.functional.cross_entropy(module(x).to(x.dtype), y, reduction="none")
 
 
 def wrongness(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -88,7 +88,7 @@ class Trainer:
                 mine = self.team.share(rows)
                 x = samples.x[mine]
                 x = augmented(x, schedule.augment, generator)
-                batch = Batch(x, samples.y[mine], progress, generator, self.memory)
+                batch = Batch(x, samples.y[mine], progress, generator, self.memory, schedule.amp)
                 loss = self._step(batch, len(mine) / len(rows) if len(mine) < len(rows) else 1 / self.team.size)
                 if not bool(torch.isfinite(loss)):
                     raise UsageError(

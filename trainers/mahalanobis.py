@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from certify.errors import UsageError
-from certify.frontends.torch_export import evaluation
 from certify.trainers.ascent import ascend, wrongness
 from certify.trainers.objective import Ball, Batch
 
@@ -80,9 +79,9 @@ class Mmc:
         points = batch.x
         if self.epsilon > 0:
             ball = Ball(self.epsilon, "linf", self.low, self.high)
-            with evaluation(module):
+            with batch.attacking(module):
                 start = ball.draw(points, batch.generator)
-                score = lambda p: wrongness(module(p), batch.y)  # noqa: E731
+                score = lambda p: wrongness(module(p).to(p.dtype), batch.y)  # noqa: E731
                 points = ascend(score, points, start, ball, self.steps, self.step * self.epsilon)
         apart = body(points) - head.weight[batch.y] / 2
         loss: torch.Tensor = apart.square().sum(1).mean() / 2

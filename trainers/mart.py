@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from certify.frontends.torch_export import evaluation
 from certify.trainers.ascent import ascend, cross_entropies
 from certify.trainers.objective import Ball, Batch
 from certify.trainers.trades import START
@@ -37,7 +36,7 @@ class Mart:
         x, y = batch.x, batch.y
         ball = Ball(self.epsilon, "linf", self.low, self.high)
         noise = torch.randn(x.shape, generator=batch.generator, device=x.device, dtype=x.dtype)
-        with evaluation(module):
+        with batch.attacking(module):
             points = ascend(cross_entropies(module, y), x, x + START * noise, ball, self.steps, self.step)
         clean, moved = module(x).log_softmax(1), module(points).log_softmax(1)
         label = torch.nn.functional.one_hot(y, clean.shape[1]).bool()

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from certify.frontends.torch_export import evaluation
 from certify.trainers.ascent import ascend
 from certify.trainers.objective import Ball, Batch
 from certify.trainers.trades import divergence
@@ -58,13 +57,12 @@ class SmoothAdv:
         noise = noisy(batch, self.sigma, m)
 
         def smoothed(points: torch.Tensor) -> torch.Tensor:
-            chances: torch.Tensor = (
-                module(points.repeat_interleave(m, 0) + noise).softmax(1).reshape(len(y), m, -1).mean(1)
-            )
+            logits = module(points.repeat_interleave(m, 0) + noise).to(points.dtype)
+            chances: torch.Tensor = logits.softmax(1).reshape(len(y), m, -1).mean(1)
             return -chances.gather(1, y[:, None]).clamp(min=SMALLEST).log()
 
         ball = Ball(self.epsilon, "l2", self.low, self.high)
-        with evaluation(module):
+        with batch.attacking(module):
             points = ascend(smoothed, batch.x, batch.x, ball, self.steps, 2 * self.epsilon / self.steps)
         logits = module(points.repeat_interleave(m, 0) + noise)
         return torch.nn.functional.cross_entropy(logits, y.repeat_interleave(m))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from certify.errors import UsageError
+from certify.frontends.torch_export import evaluation
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +21,7 @@ class Batch:
     """Samples x (B, ...) with labels y (B,), and where the training stands.
 
     progress: from 0 to 1 over the training. generator: the batch's own randomness, on x's device. memory: what an
-    objective keeps from batch to batch by name; checkpoints hold it.
+    objective keeps from batch to batch by name; checkpoints hold it. amp: the schedule's.
     """
 
     x: torch.Tensor
@@ -27,6 +29,20 @@ class Batch:
     progress: float
     generator: torch.Generator
     memory: dict[str, torch.Tensor] = field(default_factory=dict)
+    amp: bool = False
+
+    def proposing(self) -> AbstractContextManager[None]:
+        """With `amp` products in bfloat16: an attack only proposes points, losses and bounds are computed anew."""
+        import torch
+
+        mixed: AbstractContextManager[None] = torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.amp)
+        return mixed
+
+    @contextmanager
+    def attacking(self, module: torch.nn.Module) -> Iterator[None]:
+        """Evaluation mode, and as `proposing`."""
+        with evaluation(module), self.proposing():
+            yield
 
 
 # (module, batch) -> scalar loss

@@ -55,6 +55,8 @@ class Recipe:
 
     def make(self, input_range: tuple[float, float]) -> Objective:
         """The objective, its radius and input range filled in."""
+        if self.schedule.amp and not takes(self.method, "steps"):
+            raise UsageError(f"amp is for methods whose attacks take steps: method {self.method} has none")
         options = dict(self.objective)
         if takes(self.method, EPSILON) and EPSILON not in options and self.radius is not None:
             options[EPSILON] = float(self.radius) * self.eps_ratio
@@ -66,8 +68,9 @@ class Recipe:
         """One line for the model's metadata."""
         radius = f", eps {self.eps}" if self.eps else ""
         ratio = f" (trained at {self.eps_ratio:g} times it)" if self.eps and self.eps_ratio != 1 else ""
+        half = ", attacks in bfloat16" if self.schedule.amp else ""
         source = f"; {self.source}" if self.source else ""
-        return f"{self.method} on {self.arch}{radius}{ratio}, {self.schedule.epochs} epochs{source}"
+        return f"{self.method} on {self.arch}{radius}{ratio}, {self.schedule.epochs} epochs{half}{source}"
 
     def plain(self) -> dict[str, Any]:
         """The recipe as plain values, for checkpoints and results."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from certify.frontends.torch_export import evaluation
 from certify.trainers.ascent import ascend, cross_entropies
 from certify.trainers.bounds import Live, interval_margins, intervals, worst_loss
 from certify.trainers.certified import Certified
@@ -32,7 +31,7 @@ class Attacked(Certified):
         wide = ball.scaled(self.reach)
         if wide.epsilon == 0:
             return batch.x
-        with evaluation(module):
+        with batch.attacking(module):
             start = wide.draw(batch.x, batch.generator)
             score = cross_entropies(module, batch.y)
             return ascend(score, batch.x, start, wide, self.steps, self.step * wide.epsilon)

@@ -26,6 +26,7 @@ class Schedule:
     linear and convolution weights. replays: steps on each batch. average: of the weights, "ema" (each step, by
     ema_decay) or "swa" (the mean over the epochs after average_from). augment: flips, and crops
     of images padded by "zeros4" (He et al. 2016) or "edge2" (Shi et al. 2021).
+    amp: attacks run in bfloat16 (mixed precision); the loss and bounds never do.
     drop: stop where the adversarial accuracy falls by so much from one epoch to the next, keeping the epoch before.
     """
 
@@ -47,6 +48,7 @@ class Schedule:
     ema_decay: float = 0.999
     augment: str = "none"
     drop: float | None = None
+    amp: bool = False
 
     def __post_init__(self) -> None:
         for name, value, known in (

@@ -99,6 +99,7 @@ class Taps(Certified):
         points = lower + chance * (upper - lower)
         for number in range(self.steps):
             length = LONG if number < LATE * self.steps else SHORT
-            slope = gradient(lambda p: -margins(p), points)
+            with batch.proposing():
+                slope = gradient(lambda p: -margins(p), points)
             points = (points + length * (upper - lower) * slope.sign()).clamp(lower, upper)
         return margins(linked(points, *box, self.link))

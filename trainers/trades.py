@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from certify.frontends.torch_export import evaluation
 from certify.trainers.ascent import ascend
 from certify.trainers.objective import Ball, Batch
 
@@ -54,8 +53,10 @@ class Trades:
         x = batch.x
         ball = Ball(self.epsilon, self.norm, self.low, self.high)
         noise = torch.randn(x.shape, generator=batch.generator, device=x.device, dtype=x.dtype)
-        with evaluation(module):
+        with batch.attacking(module):
             with torch.no_grad():
-                clean = module(x)
+                clean = module(x).to(x.dtype)
             # The sum, not the mean, gives a step the same direction: it is a sign, or normalised sample by sample.
-            return ascend(lambda p: divergence(clean, module(p)), x, x + START * noise, ball, self.steps, self.step)
+            return ascend(
+                lambda p: divergence(clean, module(p).to(p.dtype)), x, x + START * noise, ball, self.steps, self.step
+            )

@@ -106,6 +106,19 @@ def test_going_on_equals_never_having_stopped(tmp_path: Path, monkeypatch: pytes
     assert logs[0] == logs[1]
 
 
+def test_an_interruption_before_the_first_checkpoint_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "measure", interrupt)
+    options = ["--method", "standard", "--out", str(tmp_path / "a")]
+    stopped = certify_train(*options)
+    assert stopped.exit_code == 130
+    assert "the same command starts anew" in stopped.output
+    monkeypatch.undo()
+    assert certify_train(*options).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -240,6 +240,21 @@ def test_the_ramp_goes_from_clean_to_worst() -> None:
         Ibp(0.02, ramp=(0.6, 0.2))
 
 
+@pytest.mark.parametrize("fusion", [False, True])
+def test_crown_ibp_goes_from_crown_to_intervals_along_the_ramp(fusion: bool) -> None:
+    module, given = network().eval(), batch(count=4)
+    for progress, grown in ((0.3, 0.25), (0.5, 0.75), (0.7, 1.0)):
+        radius = 0.02 * grown
+        known = intervals(live(module, given.x).graph, (given.x - radius).clamp(0, 1), (given.x + radius).clamp(0, 1))
+        ibp, crown = interval_margins(known, given.y), crown_margins(known, given.y)
+        expected = worst_loss(grown * ibp + (1 - grown) * crown, given.y)
+        if fusion:
+            expected = grown * worst_loss(ibp, given.y) + (1 - grown) * fused_loss(known, given.y)
+        objective = CrownIbp(0.02, ramp=(0.2, 0.6), kappa=(0.0, 0.0), fusion=fusion)
+        found = objective(module, Batch(given.x, given.y, progress, torch.Generator()))
+        assert found.item() == pytest.approx(expected.item(), rel=1e-9)
+
+
 def test_the_regularisers_by_hand() -> None:
     """One layer z = (3x, -3x) at x = 1 +- 0.1: widths 0.1 and 0.3; one neuron active at 3, one inactive at -3."""
     first, last = nn.Linear(1, 2, bias=False), nn.Linear(2, 2)

@@ -97,7 +97,7 @@ MUTANTS: dict[str, tuple[str, str, str, str]] = {
     "PGD attacks in training mode": (
         OBJECTIVES,
         "adversarial",
-        "with evaluation(module):",
+        "with batch.attacking(module):",
         "if True:",
     ),
     "PGD's step does not grow": (OBJECTIVES, "adversarial", "self.step * grown", "self.step"),
@@ -144,7 +144,7 @@ MUTANTS: dict[str, tuple[str, str, str, str]] = {
         OBJECTIVES,
         "trades",
         "clean = module(batch.x)\n",
-        "with evaluation(module):\n            clean = module(batch.x)\n",
+        "with batch.attacking(module):\n            clean = module(batch.x)\n",
     ),
     "MART's KL is not weighed": (OBJECTIVES, "mart", "(1 - clean[label].exp())", "1.0"),
     "MART weighs by confidence": (OBJECTIVES, "mart", "(1 - clean[label].exp())", "clean[label].exp()"),
@@ -173,7 +173,7 @@ MUTANTS: dict[str, tuple[str, str, str, str]] = {
     "MMC's attack in training mode": (
         CENTRES,
         "mahalanobis",
-        "with evaluation(module):",
+        "with batch.attacking(module):",
         "if True:",
     ),
     "MM-LDA on all of the logits": (CENTRES, "mahalanobis", "module(batch.x) / 2, batch.y", "module(batch.x), batch.y"),
@@ -214,8 +214,8 @@ MUTANTS: dict[str, tuple[str, str, str, str]] = {
     "SmoothAdv averages logits": (
         OBJECTIVES,
         "noise",
-        "+ noise).softmax(1).reshape(len(y), m, -1).mean(1)",
-        "+ noise).reshape(len(y), m, -1).mean(1).softmax(1)",
+        "logits.softmax(1).reshape(len(y), m, -1).mean(1)",
+        "logits.reshape(len(y), m, -1).mean(1).softmax(1)",
     ),
     "SmoothAdv learns under other noise": (
         OBJECTIVES,
@@ -308,7 +308,7 @@ MUTANTS: dict[str, tuple[str, str, str, str]] = {
     "SABR attacks in training mode": (
         CERTIFIED,
         "sabr",
-        "with evaluation(module):",
+        "with batch.attacking(module):",
         "if True:",
     ),
     "the attack's reach is forgotten": (CERTIFIED, "sabr", "ball.scaled(self.reach)", "ball"),

@@ -81,6 +81,7 @@ def test_the_nearest_radius_is_picked() -> None:
         ('method = "ibp"\neps = "0.1"\n[schedule]\nepochs = 0', "epochs is 0"),
         ('method = "ibp"\neps = "0.1"\n[schedule]\nrate = "warm"', "cosine"),
         ('method = "ibp"\neps = "0.1"\nmean = [0.5]', "belong together"),
+        ('method = "ibp"\neps = "0.1"\n[schedule]\namp = true', "method ibp has none"),
     ],
 )
 def test_a_recipe_that_cannot_be_says_why(text: str, words: str) -> None:

@@ -17,10 +17,13 @@ from certify.trainers.adversarial import FreeTraining, PgdTraining
 from certify.trainers.bounds import interval_margins, intervals, live
 from certify.trainers.certified import Ibp
 from certify.trainers.loop import Samples, Trainer, accuracy, train
-from certify.trainers.mahalanobis import CenterLoss
-from certify.trainers.objective import Objective
+from certify.trainers.mahalanobis import CenterLoss, Mmc, centres, with_centres
+from certify.trainers.objective import Batch, Objective
+from certify.trainers.sabr import Sabr
 from certify.trainers.schedule import Schedule, augmented
 from certify.trainers.standard import Standard
+from certify.trainers.taps import Taps
+from certify.trainers.trades import Trades
 
 
 def blobs(seed: int = 0) -> Samples:
@@ -69,6 +72,7 @@ MODES: dict[str, tuple[Any, dict[str, Any]]] = {
         {"optimizer": "sgd", "average": "swa", "average_from": 0.2, "augment": "zeros4"},
     ),
     "ibp with BatchNorm": (Ibp(0.05, regularise=0.5), {"l1": 1e-4}),
+    "sabr, attacks in bfloat16": (Sabr(0.05, steps=2), {"amp": True}),
     "free": (FreeTraining(0.1), {"replays": 3, "rate": "cyclic"}),
 }
 
@@ -97,6 +101,44 @@ def test_going_on_from_a_state_equals_never_having_stopped(name: str) -> None:
         assert all(torch.equal(a[key], b[key]) for key in a)
     assert whole.memory.keys() == second.memory.keys()
     assert all(torch.equal(whole.memory[key], second.memory[key]) for key in whole.memory)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        PgdTraining(0.1, steps=2),
+        Trades(0.1, steps=2),
+        Mmc(0.1, steps=2, features=4),
+        Sabr(0.1, steps=2),
+        Taps(0.1, steps=2),
+    ],
+)
+def test_with_amp_attacks_alone_are_in_bfloat16(objective: Objective) -> None:
+    """What a layer gives in evaluation mode, in attacks, is bfloat16; losses, bounds and slopes stay as they are."""
+    torch.manual_seed(0)
+    body = mlp((2,), 4, (8, 8))
+    module = with_centres(body, centres(3, 4)) if isinstance(objective, Mmc) else body
+    samples, seen = blobs(), set()
+
+    def look(part: nn.Module, _: Any, output: torch.Tensor) -> None:
+        seen.add((part.training, output.dtype))
+
+    layer = body[1]
+    layer.register_forward_hook(look)
+    losses = []
+    for amp in (False, True):
+        batch = Batch(samples.x, samples.y, 1.0, torch.Generator().manual_seed(0), amp=amp)
+        module.train()
+        loss = objective(module, batch)
+        losses.append(loss.item())
+        assert loss.dtype == torch.float32
+        assert {kind for mode, kind in seen if mode} == {torch.float32}
+        if not isinstance(objective, Taps):  # whose attack is on the bounds' graph
+            assert {kind for mode, kind in seen if not mode} == {torch.bfloat16 if amp else torch.float32}
+        seen.clear()
+    loss.backward()
+    assert layer.weight.grad.dtype == torch.float32
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused() -> None:
@@ -182,8 +224,6 @@ def test_centres_of_the_center_loss_move_as_the_paper_says() -> None:
     body, head = nn.Linear(1, 1, bias=False), nn.Linear(1, 2)
     nn.init.ones_(body.weight)
     module = nn.Sequential(body, head).train()
-    from certify.trainers.objective import Batch
-
     batch = Batch(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 0]), 0.0, torch.Generator())
     first = CenterLoss(weight=1.0)(module, batch) - nn.functional.cross_entropy(head(batch.x), batch.y)
     assert first.item() == pytest.approx((1 + 9) / 2 / 2)

@@ -134,7 +134,8 @@ def _(call: Call) -> Tensor:
 
 @handles("Abs", since=(6, 13))
 def _(call: Call) -> Tensor:
-    return maximum(call.value(), -call.value())
+    x = call.value()
+    return maximum(x, -x)
 
 
 @handles("LeakyRelu", since=(6, 16))

@@ -14,26 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from certify.check import network as net
 from certify.check.constants import ONE, Constant, bias_of, divide, exact, negative, weight_of
 from certify.check.errors import Rejected
-from certify.check.network import (
-    Add,
-    Concat,
-    Conv,
-    ConvTranspose,
-    Index,
-    Linear,
-    Maximum,
-    Network,
-    Node,
-    Operation,
-    Relu,
-    Scale,
-    Select,
-    Shape,
-    Sigmoid,
-    SumAxes,
-)
+from certify.check.network import Index, Node, Operation, Shape
 
 Array = NDArray[Any]
 LARGEST = 1 << 31  # numbers of a tensor: more is damage, or a bomb
@@ -60,7 +44,7 @@ class Sketch:
         """A node that reads nothing."""
         return Value(self, 0).select(np.full(numbers.shape, -1)).scale(ONE, numbers)
 
-    def finished(self, output: Value) -> Network:
+    def finished(self, output: Value) -> net.Network:
         """What `output` needs, without the batch axis; the output flat. Moves that move nothing go."""
         self.name = "output"
         last = output.reshape((output.node.size,)).at
@@ -73,12 +57,12 @@ class Sketch:
         for i in sorted(needed):
             node = self.nodes[i]
             shape, inputs = _inner(node.shape), tuple(number[k] for k in node.inputs)
-            if isinstance(node.op, Select) and shape == kept[inputs[0]].shape and _is_identity(node.op.index):
+            if isinstance(node.op, net.Select) and shape == kept[inputs[0]].shape and _is_identity(node.op.index):
                 number[i] = inputs[0]
                 continue
             number[i] = len(kept)
             kept.append(Node(node.name, _of_sample(node.op, node.shape), inputs, shape))
-        return Network(tuple(kept), tuple(self.doubts))
+        return net.Network(tuple(kept), tuple(self.doubts))
 
 
 def _inner(shape: Shape) -> Shape:
@@ -91,11 +75,11 @@ def _inner(shape: Shape) -> Shape:
 def _of_sample(op: Operation, shape: Shape) -> Operation:
     """The operation that yields _inner(shape) of operands that have lost, or kept, their first axis alike."""
     less = len(shape) - len(_inner(shape))
-    if isinstance(op, Concat):
-        return Concat(op.axis - less)
-    if isinstance(op, SumAxes):
-        return SumAxes(tuple(axis - less for axis in op.axes))
-    if isinstance(op, Scale) and less > 0:
+    if isinstance(op, net.Concat):
+        return net.Concat(op.axis - less)
+    if isinstance(op, net.SumAxes):
+        return net.SumAxes(tuple(axis - less for axis in op.axes))
+    if isinstance(op, net.Scale) and less > 0:
         arrays = {name: getattr(op, name) for name in ("weight", "bias", "bias_error")}
         return replace(op, **{k: a.reshape(a.shape[1:]) for k, a in arrays.items() if np.ndim(a) == len(shape)})
     return op
@@ -130,12 +114,12 @@ class Value:
         x, flat = self, np.ascontiguousarray(index, dtype=np.int64).reshape(-1)
         if flat.size == 0 or flat.min() < -1 or flat.max() >= x.node.size:
             raise Rejected("it yields nothing, or reads outside of its input")
-        if isinstance(op := x.node.op, Select):
+        if isinstance(op := x.node.op, net.Select):
             flat = np.where(flat < 0, -1, op.index[flat])
             x = Value(self.sketch, x.node.inputs[0])
         if index.shape == x.shape and _is_identity(flat):
             return x
-        return x.append(Select(flat), index.shape)
+        return x.append(net.Select(flat), index.shape)
 
     def move(self, change: Callable[[Array], Array]) -> Value:
         """A rearrangement of numbers, seen by what it does to their places; it may put -1 for a zero."""
@@ -156,7 +140,7 @@ class Value:
         if len(matrix.shape) != 2 or shape[-1] != matrix.shape[1]:
             raise Rejected(f"weights {matrix.shape} do not fit an input {shape}")
         weight, error = weight_of(matrix)
-        op = Linear(np.ascontiguousarray(weight), None, error)
+        op = net.Linear(np.ascontiguousarray(weight), None, error)
         return self.append(op, (*shape[:-1], len(weight)))
 
     def scale(self, factor: Constant, shift: Constant | None = None) -> Value:
@@ -169,14 +153,14 @@ class Value:
                 return x
             if not np.any(bias_error) and (merged := x.with_bias(bias)) is not None:
                 return merged
-        return x.append(Scale(weight, bias, error, bias_error), x.shape)
+        return x.append(net.Scale(weight, bias, error, bias_error), x.shape)
 
     def with_bias(self, bias: NDArray[np.float64]) -> Value | None:
         """A linear op without bias once more, now with this one, if it is the same for all of a row or channel."""
         node = self.node
-        if not isinstance(node.op, Linear | Conv | ConvTranspose) or node.op.bias is not None:
+        if not isinstance(node.op, net.Linear | net.Conv | net.ConvTranspose) or node.op.bias is not None:
             return None
-        channel = len(node.shape) - 1 if isinstance(node.op, Linear) else 1
+        channel = len(node.shape) - 1 if isinstance(node.op, net.Linear) else 1
         full = (1,) * (len(node.shape) - bias.ndim) + bias.shape
         if any(n != 1 for i, n in enumerate(full) if i != channel):
             return None
@@ -197,14 +181,14 @@ class Value:
             return self
         batch = self if self.shape[0] == 1 else self.reshape((1, *self.shape))
         more = len(batch.shape) - len(shape)
-        op = SumAxes(tuple(axis + more for axis in axes if self.shape[axis] > 1))
+        op = net.SumAxes(tuple(axis + more for axis in axes if self.shape[axis] > 1))
         return batch.append(op, (1,) * more + shape).reshape(shape)
 
     def relu(self) -> Value:
-        return self.append(Relu(), self.shape)
+        return self.append(net.Relu(), self.shape)
 
     def sigmoid(self) -> Value:
-        return self.append(Sigmoid(), self.shape)
+        return self.append(net.Sigmoid(), self.shape)
 
     def at_least(self, low: Constant) -> Value:
         """low + relu(x - low)."""
@@ -220,14 +204,14 @@ def total(values: Sequence[Value], signs: Sequence[int]) -> Value:
     if len(values) == 1:
         return values[0] if signs[0] > 0 else -values[0]
     shape = np.broadcast_shapes(*(v.shape for v in values))
-    return values[0].sketch.append(Add(tuple(signs)), [v.broadcast(shape).at for v in values], shape)
+    return values[0].sketch.append(net.Add(tuple(signs)), [v.broadcast(shape).at for v in values], shape)
 
 
 def maximum(a: Value, b: Value) -> Value:
     """max(a, b) = b + relu(a - b)."""
     shape = np.broadcast_shapes(a.shape, b.shape)
     a, b = a.broadcast(shape), b.broadcast(shape)
-    return a.sketch.append(Maximum(), [a.at, b.at, total([a, b], [1, -1]).relu().at], shape)
+    return a.sketch.append(net.Maximum(), [a.at, b.at, total([a, b], [1, -1]).relu().at], shape)
 
 
 def largest(x: Value) -> Value:

@@ -23,6 +23,7 @@ from certify.check.content import Case, Cases, Float64
 from certify.check.errors import Rejected, Unreadable
 
 TOKEN = re.compile(r"[()\[\]]|[^\s()\[\]]+(?:\s*\[[^\[\]()]*\](?![^\s()]))?")  # an index belongs to its name
+PLAIN = re.compile(r"\s|(?<=[\[,\s])0+(?=[0-9])")  # what an index may have too much: blanks, leading zeros
 COMMENT = re.compile(r";[^\r\n]*")
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE]([+-]?[0-9]{1,4}))?", re.ASCII)
 VARIABLE = re.compile(r"([XY])_(0|[1-9][0-9]{0,8})", re.ASCII)
@@ -30,6 +31,8 @@ TYPED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\[((?:[0-9]{1,9}(?:,[0-9]{1,9})*)?)\]
 MOST_DIGITS, MOST_EXPONENT = 1000, 1000  # no number that a float64 could be near needs more
 MOST_DEPTH = 50
 MOST_CLAUSES, MOST_ATOMS, MOST_VARIABLES = 100_000, 5_000_000, 10_000_000
+
+ZERO, ONE = Fraction(0), Fraction(1)
 
 Variable = tuple[str, int]  # ("X", i): input i; ("Y", i): output i
 Term = dict[Variable | None, Fraction]  # None: the constant
@@ -110,28 +113,30 @@ def _holds(case: Case, disjunct: Disjunct) -> bool:
 def _rows(coeff: Float64, offset: Float64) -> list[tuple[Direction, Fraction]]:
     found = []
     for row, limit in zip(coeff, offset, strict=True):
-        terms, size = _scaled({int(i): Fraction(float(row[i])) for i in np.flatnonzero(row)})
-        found.append((terms, Fraction(float(limit)) / size))
+        terms = {int(i): Fraction(float(row[i])) for i in np.flatnonzero(row)}
+        found.append(_scaled(terms, Fraction(float(limit))))
     return found
 
 
-def _scaled(terms: Mapping[int, Fraction]) -> tuple[Direction, Fraction]:
-    """The direction, and what it was divided by."""
-    ordered = sorted((i, c) for i, c in terms.items() if c)
-    size = abs(ordered[0][1]) if ordered else Fraction(1)
-    return tuple((i, c / size) for i, c in ordered), size
+def _scaled(terms: Mapping[int, Fraction], limit: Fraction) -> tuple[Direction, Fraction]:
+    """Both divided by the size of the first coefficient."""
+    ordered = sorted(terms.items())
+    size = abs(ordered[0][1]) if ordered else ONE
+    if size == 1:
+        return tuple(ordered), limit
+    return tuple((i, c / size) for i, c in ordered), limit / size
 
 
 def _contains(polytope: Sequence[tuple[Direction, Fraction]], disjunct: Disjunct) -> bool:
     for terms, offset in polytope:
-        known = disjunct.rows.get(terms) if terms else Fraction(0)
+        known = disjunct.rows.get(terms) if terms else ZERO
         if known is None or known > offset:
             return False
     return True
 
 
 def _lists(text: str) -> list[list[Any]]:
-    """The S-expressions of a text; in a word that has an index no blanks are left."""
+    """The S-expressions of a text; indices are written plainly."""
     stack: list[list[Any]] = [[]]
     for token in TOKEN.findall(text):
         if token == "(":
@@ -144,7 +149,7 @@ def _lists(text: str) -> list[list[Any]]:
             done = stack.pop()
             stack[-1].append(done)
         else:
-            stack[-1].append("".join(token.split()))
+            stack[-1].append(PLAIN.sub("", token) if "[" in token else token)
     if len(stack) != 1 or any(isinstance(item, str) for item in stack[0]):
         raise Rejected("spec: a '(' that is not closed, or a word outside of parentheses")
     return stack[0]
@@ -230,35 +235,35 @@ def _limited(clauses: list[Clause]) -> list[Clause]:
 
 def _comparison(low: Any, high: Any, scope: Scope, *, strict: bool = False) -> list[Clause]:
     """low <= high, or low < high: true is [()], false is []."""
-    difference = _plus(_term(low, scope), _term(high, scope), Fraction(-1))
-    limit = -difference.pop(None, Fraction(0))
-    terms = {v: c for v, c in difference.items() if v is not None and c}
+    difference = _plus(_term(high, scope), _term(low, scope), -ONE)
+    limit = difference.pop(None, ZERO)
+    terms = {v: -c for v, c in difference.items() if v is not None and c}
     kinds = sorted({kind for kind, _ in terms})
     if not terms:
         return [()] if limit > 0 or (limit == 0 and not strict) else []
     if len(kinds) > 1 or (kinds == ["X"] and len(terms) > 1):
         raise Rejected("spec: a comparison of inputs with each other, or with outputs")
-    direction, size = _scaled({i: c for (_, i), c in terms.items()})
-    return [(Atom(kinds[0], direction, (limit / size, not strict)),)]
+    direction, limit = _scaled({i: c for (_, i), c in terms.items()}, limit)
+    return [(Atom(kinds[0], direction, (limit, not strict)),)]
 
 
 def _term(item: Any, scope: Scope) -> Term:
     if isinstance(item, str):
         if item in scope.variables:
-            return {scope.variables[item]: Fraction(1)}
+            return {scope.variables[item]: ONE}
         return {None: _number(item)}
     if len(item) < 2 or item[0] not in ("+", "-", "*", "/"):
         raise Rejected(f"spec: the term {str(item)[:60]} is not known")
     op, (result, *rest) = item[0], [_term(part, scope) for part in item[1:]]
     if op == "-" and not rest:
-        return _plus({}, result, Fraction(-1))
+        return _plus({}, result, -ONE)
     for other in rest:
         if op in ("+", "-"):
-            result = _plus(result, other, Fraction(1 if op == "+" else -1))
+            result = _plus(result, other, ONE if op == "+" else -ONE)
             continue
         if op == "*" and not result.keys() - {None}:
             result, other = other, result
-        factor = other.get(None, Fraction(0))
+        factor = other.get(None, ZERO)
         if other.keys() - {None} or (op == "/" and not factor):
             raise Rejected("spec: a product of variables, or a division by one or by 0")
         result = _plus({}, result, factor if op == "*" else 1 / factor)
@@ -271,7 +276,7 @@ def _plus(left: Term, right: Term, factor: Fraction) -> Term:
     """left + factor * right."""
     total = dict(left)
     for variable, value in right.items():
-        total[variable] = total.get(variable, Fraction(0)) + factor * value
+        total[variable] = total.get(variable, ZERO) + factor * value
     return total
 
 
@@ -300,10 +305,11 @@ def _box(bounds: Clause, inputs: int) -> tuple[Float64, Float64] | None:
     for bound in bounds:
         ((place, sign),) = bound.terms
         limits[place, int(sign)] = min(bound.limit, limits.get((place, int(sign)), bound.limit))
-    for (i, side), (value, closed) in limits.items():
-        other = limits.get((i, -side))
-        if other is not None and (value < -other[0] or (value == -other[0] and not (closed and other[1]))):
-            return None
+    for (i, side), (high, closed) in limits.items():
+        if side > 0 and (other := limits.get((i, -1))) is not None:
+            low = -other[0]
+            if high < low or (high == low and not (closed and other[1])):
+                return None
     if len(limits) != 2 * inputs:
         raise Rejected("spec: an input without a lower or an upper bound")
     lower = [_rounded(-limits[i, -1][0], -math.inf) for i in range(inputs)]

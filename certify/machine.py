@@ -229,7 +229,6 @@ class Machine:
 
     def search(self, task: Task, deadline: float) -> None:
         """Complete search by splits of neurons, from where alpha-CROWN or an earlier call left it."""
-        from certify.bab import subtree
         from certify.bab.envelope import planes_pay
         from certify.bab.root import begin
         from certify.bab.search import Tree
@@ -243,14 +242,19 @@ class Machine:
             self.programs(task, "mip", now + PROGRAM_SHARE * max(0.0, deadline - now))
             if not task.open:
                 return
+        self._grow(task, task.tree, deadline)
+
+    def _grow(self, task: Task, tree: Tree, deadline: float) -> None:
+        from certify.bab import subtree
+
         started = time.perf_counter()
-        found = self._team(task.tree, subtree, task.case, task.start.nets).grow(deadline)
+        found = self._team(tree, subtree, task.case, tree.root.nets).grow(deadline)
         task.spend(SEARCH_STAGE, time.perf_counter() - started)
         task.raise_to(found.lower, SEARCH_STAGE)
         if found.witness is not None:
             task.witness, task.stage = found.witness, SEARCH_STAGE
         if found.lower > 0 and task.proof is None:
-            task.proof = task.tree.proof()
+            task.proof = tree.proof()
 
     def _team(self, search: S, lending: Lending[S], case: Case, nets: Networks) -> Team[S]:
         """Who works on a search: this process, and others where it takes long; one search at a time has them."""
@@ -264,14 +268,18 @@ class Machine:
         return self.team
 
     def mend(self, task: Task, tree: int, nodes: Sequence[int], deadline: float) -> None:
-        """Go on with the search whose tree the checker did not accept, where it did not; deadline as ever."""
-        task.lower, task.proof = -math.inf, None
-        if task.boxes is not None:
+        """Go on with the search whose tree the checker did not accept, where it did not; deadline as ever.
+
+        The nodes of a tree of linear programs are no other's: splits of neurons go on where they were.
+        """
+        stage, task.lower, task.proof = task.stage, -math.inf, None
+        if stage == SPLIT_STAGE and task.boxes is not None:
             task.boxes.reopen(nodes)
             self.split(task, deadline, deadline)
         elif task.tree is not None:
-            task.tree.reopen(tree, nodes)
-            self.search(task, deadline)
+            if stage == SEARCH_STAGE:
+                task.tree.reopen(tree, nodes)
+            self._grow(task, task.tree, deadline)
 
     @cached_property
     def matrices(self) -> Matrices:

@@ -46,9 +46,12 @@ def test_without_the_check_a_verdict_says_so():
     assert checking(outcome) == "unchecked"
 
 
-@pytest.mark.parametrize("many", [False, True], ids=["input splits", "neurons"])
-def test_what_the_checker_finds_open_is_split_further(many, monkeypatch):
-    """The first two checks are told to fail at some leaf: the tree grows there and is accepted as a larger one."""
+@pytest.mark.parametrize("kind", ["input splits", "neurons", "neurons after input splits"])
+def test_what_the_checker_finds_open_is_split_further(kind, monkeypatch):
+    """The first two checks are told to fail at some leaf: the tree grows there and is accepted as a larger one.
+
+    Regression: where both searches had been at work, the leaf of one was taken for the other's.
+    """
     leaves, calls = [], []
 
     def hard(datas, *arguments, **named):
@@ -68,11 +71,15 @@ def test_what_the_checker_finds_open_is_split_further(many, monkeypatch):
         return [found]
 
     monkeypatch.setattr("certify.judge.check_many", hard)
-    if many:
+    if kind == "neurons":
         monkeypatch.setattr("certify.pipeline.may_split", lambda case: False)
+    if kind != "input splits":
         monkeypatch.setattr(Machine, "programs", lambda *arguments: None)
+    if kind == "neurons after input splits":
+        monkeypatch.setattr("certify.pipeline.SPLIT_SHARE", 0.0)
+        monkeypatch.setattr("certify.bab.input_split.InputSearch.promising", lambda *arguments: False)
     model = network(1, (3, 16, 16, 2))
-    (outcome,) = decide(model, [halves(model, -0.1)], KEEP, many=many)
+    (outcome,) = decide(model, [halves(model, -0.1)], KEEP, many=kind != "input splits")
     assert outcome.verdict is Verdict.VERIFIED, outcome.reason
     assert len(calls) == 3
     assert calls[0] < calls[1] < calls[2]

@@ -35,14 +35,14 @@ def event_log(out: Path, earlier: Iterable[tuple[int, Scalars]]) -> Iterator[Cal
     with disk(folder):
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
-        writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        writer = SummaryWriter(str(folder))
 
     def write(epoch: int, scalars: Scalars) -> None:
         with disk(folder):
             for name, value in scalars.items():
                 if value is not None:
-                    writer.add_scalar(name, value, epoch)  # type: ignore[no-untyped-call]
-            writer.flush()  # type: ignore[no-untyped-call]
+                    writer.add_scalar(name, value, epoch)
+            writer.flush()
 
     try:
         for row in earlier:
@@ -50,4 +50,4 @@ def event_log(out: Path, earlier: Iterable[tuple[int, Scalars]]) -> Iterator[Cal
         yield write
     finally:
         with disk(folder):
-            writer.close()  # type: ignore[no-untyped-call]
+            writer.close()

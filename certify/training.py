@@ -158,7 +158,9 @@ def laid_out(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     import torch
 
     pays = device.type == "cpu" and any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())
-    return module.to(memory_format=torch.channels_last) if pays else module
+    if pays:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module
 
 
 def run_training(

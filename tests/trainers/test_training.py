@@ -194,6 +194,105 @@ def test_weights_of_swa_are_the_mean_over_the_epochs() -> None:
         torch.testing.assert_close((third + fourth) / 2, mean)
 
 
+def test_weights_of_ema_are_the_plain_mean_at_first_and_decay_then() -> None:
+    torch.manual_seed(0)
+    module = mlp((2,), 3, (4,))
+    trainer = Trainer(module, blobs(), Standard(), Schedule(6, batch_size=120, average="ema", ema_decay=0.75), 0)
+    mean: list[torch.Tensor] = []
+    for step in range(1, 7):
+        trainer.epoch()
+        share = max(0.25, 1 / step)
+        now = [p.detach().clone() for p in module.parameters()]
+        mean = [a + share * (b - a) for a, b in zip(mean or now, now, strict=True)]
+    for expected, found in zip(mean, trainer.answer.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def nothing(module: nn.Module, batch: Batch) -> torch.Tensor:
+    """An objective whose gradient is 0 everywhere."""
+    zero: torch.Tensor = 0 * module(batch.x).sum()
+    return zero
+
+
+def test_l1_pulls_weights_but_no_biases_to_zero() -> None:
+    torch.manual_seed(0)
+    module = mlp((2,), 3, (4,))
+    before = [p.detach().clone() for p in module.parameters()]
+    schedule = Schedule(1, batch_size=120, optimizer="sgd", learning_rate=0.1, l1=0.01)
+    train(module, blobs(), nothing, schedule, seed=0)
+    for old, new in zip(before, module.parameters(), strict=True):
+        torch.testing.assert_close(new.detach(), old - 0.001 * old.sign() if old.ndim > 1 else old)
+
+
+def steep(module: nn.Module, batch: Batch) -> torch.Tensor:
+    """An objective whose gradient in the last layer's biases is 1,000 each."""
+    total: torch.Tensor = 1000 * module(batch.x).mean(0).sum()
+    return total
+
+
+def test_a_step_is_no_longer_than_the_clip() -> None:
+    torch.manual_seed(0)
+    module = mlp((2,), 3, (4,))
+    before = torch.cat([p.detach().flatten().clone() for p in module.parameters()])
+    train(module, blobs(), steep, Schedule(1, batch_size=120, optimizer="sgd", learning_rate=0.1, clip=2.0), seed=0)
+    moved = torch.cat([p.detach().flatten() for p in module.parameters()]) - before
+    assert moved.norm().item() == pytest.approx(0.2, rel=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_weight_decay_pulls_every_weight_to_zero(optimizer: str) -> None:
+    torch.manual_seed(0)
+    module = mlp((2,), 3, (4,))
+    before = sum(p.detach().abs().sum() for p in module.parameters())
+    schedule = Schedule(3, batch_size=120, optimizer=optimizer, learning_rate=0.01, weight_decay=0.1)
+    train(module, blobs(), nothing, schedule, seed=0)
+    assert sum(p.detach().abs().sum() for p in module.parameters()) < before
+
+
+def test_momentum_goes_on_with_the_step_before() -> None:
+    """Slope 1 twice at rate 0.1 and momentum 0.9: steps of 0.1 and 0.19."""
+    layer = nn.Linear(1, 1)
+    nn.init.zeros_(layer.bias)
+
+    def slope(module: nn.Module, batch: Batch) -> torch.Tensor:
+        return layer.bias.sum() + 0 * layer.weight.sum()
+
+    samples = Samples(torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64))
+    schedule = Schedule(2, batch_size=4, optimizer="sgd", learning_rate=0.1, decay_at=())
+    train(nn.Sequential(layer), samples, slope, schedule, seed=0)
+    assert layer.bias.item() == pytest.approx(-0.29)
+
+
+def test_every_batch_and_replay_and_epoch_draws_anew_and_progress_rises() -> None:
+    draws, progress = [], []
+
+    def note(module: nn.Module, batch: Batch) -> torch.Tensor:
+        draws.append(torch.rand(1, generator=batch.generator).item())
+        progress.append(batch.progress)
+        return nothing(module, batch)
+
+    train(mlp((2,), 3, (4,)), blobs(), note, Schedule(2, batch_size=40, replays=2), seed=0)
+    assert len(set(draws)) == len(draws) == 12
+    assert progress == pytest.approx([n / 6 for n in range(6) for _ in range(2)])
+
+
+def test_samples_come_once_an_epoch_in_another_order() -> None:
+    seen: list[list[float]] = [[]]
+
+    def note(module: nn.Module, batch: Batch) -> torch.Tensor:
+        seen[-1] += batch.x[:, 0].tolist()
+        return nothing(module, batch)
+
+    samples = blobs()
+    trainer = Trainer(mlp((2,), 3, (4,)), samples, note, Schedule(2, batch_size=50), 0)
+    trainer.epoch()
+    seen.append([])
+    trainer.epoch()
+    everything = sorted(samples.x[:, 0].tolist())
+    assert sorted(seen[0]) == sorted(seen[1]) == everything
+    assert seen[0] != seen[1] != samples.x[:, 0].tolist()
+
+
 def test_a_last_batch_of_one_is_no_batch() -> None:
     torch.manual_seed(0)
     samples = images()

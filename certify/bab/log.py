@@ -239,7 +239,7 @@ def _joined(log: Log) -> _Whole:
     return _Whole(
         splits,
         cat([e.node for e in log.entries], none),
-        cat([e.mix for e in log.entries], np.zeros((0, 1))),
+        cat([e.mix for e in log.entries], np.zeros((0, log.problem.rows.shape[1]))),
         slopes,
         multipliers,  # type: ignore[arg-type]
         sharpenings,  # type: ignore[arg-type]

@@ -99,24 +99,29 @@ class InputSearch:
         """Boxes that are open here."""
         return len(self.frontier)
 
+    @property
+    def open(self) -> bool:
+        """Is there anything left to do here?"""
+        return self.witness is None and self.waiting > 0
+
     def go(self, deadline: float, patience: float = math.inf) -> SearchResult:
         """Split until every unsafe polytope is excluded everywhere, a witness is found, or time is over.
 
         deadline, patience: on time.monotonic()'s clock; past `patience` it goes on only while it is `promising`. The
         lower bound is sound whenever the search stops.
         """
-        while self.waiting and self.witness is None and self.promising(patience) and time.monotonic() < deadline:
+        while self.open and self.promising(patience) and time.monotonic() < deadline:
             self.advance(deadline)
         return self.result()
 
     def promising(self, patience: float) -> bool:
         """Is it early, or does it close more boxes than it opens?"""
-        return time.monotonic() < patience or self._open() <= CLOSING * self.peak
+        return time.monotonic() < patience or self._unclosed() <= CLOSING * self.peak
 
     def advance(self, deadline: float) -> None:
         """One step, where something is open."""
         begin = time.monotonic()
-        self.peak = max(self.peak, self._open())
+        self.peak = max(self.peak, self._unclosed())
         _step(self, self.width, deadline)
         spent = time.monotonic() - begin
         self.width = max(1, self.width // 2) if spent > STEP_SECONDS else min(self.most, 2 * self.width)
@@ -135,14 +140,14 @@ class InputSearch:
             self.frontier.push(boxes)
             del self.lent[loan]
 
-    def _open(self) -> int:
+    def _unclosed(self) -> int:
         return self.waiting + sum(map(len, self.lent.values()))
 
     def result(self) -> SearchResult:
         away = (float(boxes.bound.min()) for boxes in self.lent.values())
         lower = min(self.closed, self.stuck, self.frontier.lower, *away)
         proof = self.log.proof() if lower > 0 else None
-        return SearchResult(lower, self.witness, self.subproblems, self._open() + self.left, proof)
+        return SearchResult(lower, self.witness, self.subproblems, self._unclosed() + self.left, proof)
 
 
 @dataclass(frozen=True, eq=False)

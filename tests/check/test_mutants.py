@@ -5,22 +5,11 @@ A mutant is one replacement in the source of one module; the package is imported
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import ModuleType
-
-import numpy as np
 import pytest
-
-import certify
-
-PREFIXES = ("certify.check", "check_laws", "check_cases")
+from mutated_checker import Mutant, broken, mutated
 
 # module, what is there, what the mutant has instead
-MUTANTS: dict[str, tuple[str, str, str]] = {
+MUTANTS: dict[str, Mutant] = {
     "a backward pass drops the bias": ("backward", "self._add(look.dots(rule.bias[None], a)[0])", "pass"),
     "a filter's bias is dropped": (
         "backward",
@@ -360,51 +349,7 @@ HARMLESS = ("overflow is overlooked",)
 TOGETHER = {"NaN counts as a proof": ["overflow is overlooked"]}
 
 
-@contextmanager
-def mutated(*names: str) -> Iterator[ModuleType]:
-    """The laws, around a package in which the mutants are at work (importers last); afterwards all is as before."""
-    kept = {name: module for name, module in sys.modules.items() if name.startswith(PREFIXES)}
-    for name in kept:
-        del sys.modules[name]
-    before = getattr(certify, "check", None)
-    try:
-        for module in dict.fromkeys(MUTANTS[n][0] for n in names):
-            _load(module, [MUTANTS[n][1:] for n in names if MUTANTS[n][0] == module])
-        yield importlib.import_module("check_laws")
-    finally:
-        for name in [n for n in sys.modules if n.startswith(PREFIXES)]:
-            del sys.modules[name]
-        sys.modules.update(kept)
-        if before is not None:
-            certify.check = before  # type: ignore[attr-defined]
-
-
-def _load(module: str, changes: list[tuple[str, str]]) -> None:
-    spec = importlib.util.find_spec(f"certify.check.{module}")
-    assert spec is not None
-    assert spec.origin is not None
-    with open(spec.origin, encoding="utf-8") as file:
-        source = file.read()
-    for old, new in changes:
-        assert source.count(old) == 1, f"{module}: {old!r} stands there {source.count(old)} times"
-        source = source.replace(old, new)
-    made = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = made
-    exec(compile(source, spec.origin, "exec"), made.__dict__)
-
-
-def broken(laws: ModuleType) -> str | None:
-    """The first law that does not hold."""
-    for law in laws.LAWS:
-        try:
-            with np.errstate(all="ignore"):
-                law()
-        except Exception:  # a mutant may also stumble
-            return str(law.__name__)
-    return None
-
-
 @pytest.mark.parametrize("name", [name for name in MUTANTS if name not in HARMLESS])
 def test_a_law_sees_the_mutant(name: str) -> None:
-    with mutated(*TOGETHER.get(name, []), name) as laws:
+    with mutated(*(MUTANTS[n] for n in (*TOGETHER.get(name, []), name))) as laws:
         assert broken(laws) is not None

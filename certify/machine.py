@@ -221,6 +221,7 @@ class Machine:
             task.boxes = task.boxes or InputSearch.begin(nets.exact, task.case, self.judge(task.case))
             team = self._team(task.boxes, subboxes, task.case, nets)
             found = team.grow(deadline, partial(task.boxes.promising, patience))
+        self.close()  # what comes next seldom goes on here, and others may want the cores
         task.spend(SPLIT_STAGE, time.perf_counter() - begin)
         task.raise_to(found.lower, SPLIT_STAGE)
         task.proof = task.proof or found.proof

@@ -23,12 +23,17 @@ from certify.bab.result import no_replay
 from certify.bab.root import begin
 from certify.bab.search import SearchOptions, Tree
 from certify.bab.share import Helper, Team
+from certify.certificate.content import NOT_SPLIT
 from certify.errors import UsageError
 from certify.executors.base import Death
 from certify.executors.processes import Crew
-from certify.judge import Asked
+from certify.judge import Asked, Judgement
 from certify.judge import judge as judge_proofs
+from certify.machine import Machine
+from certify.pipeline import decide
 from certify.property import Property
+from certify.settings import Settings
+from certify.verdict import Verdict
 
 SMALL = SearchOptions(leaf=AscentOptions(iterations=10), smallest=4, largest=4)
 
@@ -232,6 +237,39 @@ def test_a_search_that_is_not_worth_it_ends_with_what_is_away_open():
     assert found.left == team.search.waiting >= lent[-1]
     team.close()
     assert team.grow(time.monotonic() + 60.0, partial(team.search.promising, math.inf)).lower > 0
+
+
+@pytest.mark.parametrize(("gap", "verdict"), [(-0.15, Verdict.VERIFIED), (0.05, Verdict.FALSIFIED)])
+def test_a_property_s_verdict_is_the_same_with_others_and_what_the_checker_finds_open_is_mended(
+    monkeypatch, gap, verdict
+):
+    """Of the tree that was put together the checker is made to call the first leaves open, once."""
+    model, teams, told = network(0, (3, 10, 10, 2)), [], []
+    make, begin_boxes = Machine._team, InputSearch.begin
+
+    def seen(machine, *given):
+        teams.append(make(machine, *given))
+        return teams[-1]
+
+    def once(model, asked, **given):
+        if told:
+            return judge_proofs(model, asked, **given)
+        (tree,) = asked[0].proofs[0].trees
+        told.append(teams[0].search.log.count)
+        leaves = np.unique(tree.entry_node[tree.unit[tree.entry_node] == NOT_SPLIT])[:5]
+        return [Judgement(False, "open", open=(0, 0, tuple(leaves.tolist())))]
+
+    monkeypatch.setattr(Machine, "_team", seen)
+    monkeypatch.setattr("certify.executors.choose.helpers", partial(InTurn, ()))
+    monkeypatch.setattr("certify.judge.judge", once)
+    monkeypatch.setattr(InputSearch, "begin", lambda *given: begin_boxes(*given, 4))
+    prop = Property(halves(model, gap).cases[:1])
+    (outcome,) = decide(model, [prop], Settings(timeout=60, device="cpu", attack=False), cores=3)
+    assert outcome.verdict is verdict
+    assert outcome.stage == "input splits"
+    assert teams[0].search.loans > 0
+    assert bool(told) is (verdict is Verdict.VERIFIED)
+    assert not told or teams[0].search.log.count > told[0]
 
 
 def test_real_processes_help_and_one_that_is_killed_costs_nothing(monkeypatch):

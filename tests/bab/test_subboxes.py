@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import random_nets
+import torch
 from bab_cases import case_of, judge, margins
 from exact import exact, run
 from minimum import minima, tiny_case
@@ -42,8 +43,9 @@ def sent(value):
     return pickle.loads(pickle.dumps(value))
 
 
-def planted(graph, case, most=4, replay=None):
-    return InputSearch.begin(graph.cast(np.zeros(1)), case, replay or judge(graph, case), most)
+def planted(graph, case, most=4, replay=None, sample=None):
+    cast = graph.cast(np.zeros(1) if sample is None else sample)
+    return InputSearch.begin(cast, case, replay or judge(graph, case), most)
 
 
 def scattered(search, replay, rng, ticks, seen=lambda lower: None):
@@ -83,15 +85,16 @@ def scattered(search, replay, rng, ticks, seen=lambda lower: None):
     raise AssertionError("the search does not end")
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_the_verdict_is_the_sign_of_the_exact_minimum_and_bounds_never_pass_it(ticks, seed):
+@pytest.mark.parametrize(("seed", "library"), [*((seed, "numpy") for seed in range(6)), (1, "torch"), (5, "torch")])
+def test_the_verdict_is_the_sign_of_the_exact_minimum_and_bounds_never_pass_it(ticks, seed, library):
+    sample = np.zeros(1) if library == "numpy" else torch.zeros(1, dtype=torch.float64)
     graph, lower, upper = tiny_case(seed)
     least = run(graph, minima(graph, lower, upper)[0])[0]
     rng = np.random.default_rng([81, seed])
     for side in (-0.01, 0.01):
         offset = float(least) + side
         case = case_of(Box.exact(lower, upper), (np.eye(int(np.prod(graph.output_shape)))[[0]], [offset]))
-        search, truth, bounds = planted(graph, case), least - exact([offset])[0], []
+        search, truth, bounds = planted(graph, case, sample=sample), least - exact([offset])[0], []
         scattered(search, judge(graph, case), rng, ticks, bounds.append)
         found = search.result()
         assert all(not bound > truth for bound in bounds)

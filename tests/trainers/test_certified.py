@@ -29,7 +29,7 @@ from certify.trainers.bounds import (
 )
 from certify.trainers.certified import Certified, CrownIbp, Ibp
 from certify.trainers.expressive import CcIbp, ExpIbp, MtlIbp
-from certify.trainers.objective import Batch
+from certify.trainers.objective import Ball, Batch
 from certify.trainers.sabr import Sabr
 
 
@@ -211,6 +211,20 @@ def test_the_expressive_losses_go_from_the_attack_to_ibp_and_keep_their_order() 
     # Jensen: cross-entropy is convex in the margins, and a geometric mean is below the arithmetic one.
     assert loss(CcIbp, 0.3) <= loss(MtlIbp, 0.3)
     assert loss(ExpIbp, 0.3) <= loss(MtlIbp, 0.3)
+
+
+def test_the_attack_reaches_beyond_the_ball_by_steps_of_the_reach() -> None:
+    """f = (-x, x), label 1: the attack goes down from its random start, by `step` times `reach` times epsilon."""
+    layer = nn.Linear(1, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[-1.0], [1.0]]))
+    module, x = nn.Sequential(layer), torch.tensor([[0.5]])
+    for seed in range(5):
+        given = Batch(x, torch.tensor([1]), 1.0, torch.Generator().manual_seed(seed))
+        start = Ball(0.4).draw(x, torch.Generator().manual_seed(seed)).item()
+        objective = MtlIbp(0.2, reach=2.0, steps=2, step=0.1, mix=0.0)
+        end = max(start - 2 * 0.1 * 0.4, 0.1)
+        assert objective(module, given).item() == pytest.approx(math.log1p(math.exp(-2 * end)), rel=1e-5)
 
 
 def test_sabr_lies_between_the_attack_and_ibp() -> None:

@@ -249,8 +249,16 @@ def test_weight_decay_pulls_every_weight_to_zero(optimizer: str) -> None:
     assert sum(p.detach().abs().sum() for p in module.parameters()) < before
 
 
-def test_momentum_goes_on_with_the_step_before() -> None:
-    """Slope 1 twice at rate 0.1 and momentum 0.9: steps of 0.1 and 0.19."""
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"momentum": 0.9, "decay_at": ()}, -0.1 - 0.19),
+        ({"momentum": 0.0, "decay_at": (0.5,), "decay": 0.2}, -0.1 - 0.02),
+        ({"momentum": 0.0, "decay_at": (), "replays": 2}, -0.4),
+    ],
+)
+def test_steps_by_hand(options: dict[str, Any], expected: float) -> None:
+    """Slope 1 in both of two epochs of one batch, at rate 0.1."""
     layer = nn.Linear(1, 1)
     nn.init.zeros_(layer.bias)
 
@@ -258,9 +266,9 @@ def test_momentum_goes_on_with_the_step_before() -> None:
         return layer.bias.sum() + 0 * layer.weight.sum()
 
     samples = Samples(torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64))
-    schedule = Schedule(2, batch_size=4, optimizer="sgd", learning_rate=0.1, decay_at=())
+    schedule = Schedule(2, batch_size=4, optimizer="sgd", learning_rate=0.1, **options)
     train(nn.Sequential(layer), samples, slope, schedule, seed=0)
-    assert layer.bias.item() == pytest.approx(-0.29)
+    assert layer.bias.item() == pytest.approx(expected)
 
 
 def test_every_batch_and_replay_and_epoch_draws_anew_and_progress_rises() -> None:
@@ -324,8 +332,8 @@ def test_centres_of_the_center_loss_move_as_the_paper_says() -> None:
     nn.init.ones_(body.weight)
     module = nn.Sequential(body, head).train()
     batch = Batch(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 0]), 0.0, torch.Generator())
-    first = CenterLoss(weight=1.0)(module, batch) - nn.functional.cross_entropy(head(batch.x), batch.y)
-    assert first.item() == pytest.approx((1 + 9) / 2 / 2)
+    first = CenterLoss(weight=0.3)(module, batch) - nn.functional.cross_entropy(head(batch.x), batch.y)
+    assert first.item() == pytest.approx(0.3 * (1 + 9) / 2 / 2)
     # c_0 = 0 - 0.5 (0 - 1 + 0 - 3) / (1 + 2)
     assert batch.memory["centres"].flatten().tolist() == pytest.approx([2 / 3, 0.0])
 

@@ -269,16 +269,23 @@ def test_crown_ibp_goes_from_crown_to_intervals_along_the_ramp(fusion: bool) -> 
         assert found.item() == pytest.approx(expected.item(), rel=1e-9)
 
 
-def test_the_regularisers_by_hand() -> None:
-    """One layer z = (3x, -3x) at x = 1 +- 0.1: widths 0.1 and 0.3; one neuron active at 3, one inactive at -3."""
-    first, last = nn.Linear(1, 2, bias=False), nn.Linear(2, 2)
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ([3.0, -3.0], (0.5 - 1 / 3) / 0.5),  # tightness 0.1 / 0.3; both ratios are 1
+        ([6.0, -1.0], (0.5 - 0.1 / 0.35) / 0.5 + (0.5 - 1 / 6) / 0.5),  # the means are 6 and 1, the variances alike
+        ([4.0, -1.0, -1.0, -1.0, -1.0], (0.5 - 4 / 16) / 0.5),  # tightness 0.1 / 0.16; means alike, variances 16 and 4
+    ],
+)
+def test_the_regularisers_by_hand(weights: list[float], expected: float) -> None:
+    """One layer z = w x at x = 1 +- 0.1: widths 0.1 and 0.1 |w|; neurons active and inactive by the sign of w."""
+    first, last = nn.Linear(1, len(weights), bias=False), nn.Linear(len(weights), 2)
     with torch.no_grad():
-        first.weight.copy_(torch.tensor([[3.0], [-3.0]]))
+        first.weight.copy_(torch.tensor(weights)[:, None])
     module = nn.Sequential(first, nn.ReLU(), last)
     x = torch.tensor([[1.0]])
     known = intervals(live(module, x).graph, x - 0.1, x + 0.1)
-    # Tightness: (0.5 - 1/3) / 0.5; both ratios are 1, so balance costs nothing.
-    assert steadiness(known).item() == pytest.approx(1 / 3, rel=1e-4)
+    assert steadiness(known).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_regularisers_fade_with_the_ramp() -> None:

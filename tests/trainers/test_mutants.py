@@ -297,7 +297,7 @@ MUTANTS: dict[str, tuple[str, str, str, str]] = {
     ),
     "balance without variance": (CERTIFIED, "bounds", "for ratio in ratios:", "for ratio in ratios[:1]:"),
     "balance without mean": (CERTIFIED, "bounds", "for ratio in ratios:", "for ratio in ratios[1:]:"),
-    "a chord of the fused loss too flat": (CERTIFIED, "bounds", "(high - low) / torch", "0.5 * (high - low) / torch"),
+    "a chord of the fused loss too steep": (CERTIFIED, "bounds", "(high - low) / torch", "2 * (high - low) / torch"),
     "SABR's box is the whole one": (CERTIFIED, "sabr", "ball.scaled(self.small).box(center)", "ball.box(center)"),
     "SABR's box leaves the ball": (
         CERTIFIED,

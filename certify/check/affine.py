@@ -9,8 +9,10 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from certify.check.errors import Rejected
 from certify.check.network import (
@@ -31,7 +33,7 @@ from certify.check.network import (
 from certify.check.rounding import Arithmetic, Numbers
 
 Forward = Callable[..., Numbers]
-PART = 1 << 18  # numbers of a product at once
+PART = 1 << 17  # numbers of a product at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,37 +137,97 @@ class Window:
 
     def correlate(self, x: Numbers, weight: Numbers) -> Numbers:
         """(B, wide) -> (B, narrow): y[m, o] = sum over c, t of w[m, c, t] x[c, o stride + t dilation - begin]."""
-        count, groups = len(x), self.groups
-        padded = np.zeros((count, self.wide[0], *self._padded()), dtype=x.dtype)
-        padded[(slice(None), slice(None), *self._inside())] = x.reshape(count, *self.wide)
-        taps = [padded[(slice(None), slice(None), *where)] for _, where in self._taps(weight.shape[2:])]
-        # (B, groups, C / groups, K, places) -> (groups, B, places, C / groups * K)
-        stacked = np.stack(taps, axis=2).reshape(count, groups, -1, math.prod(self.narrow[1:]))
-        rows = stacked.transpose(1, 0, 3, 2).reshape(groups, -1, stacked.shape[2])
-        filters = weight.reshape(groups, weight.shape[0] // groups, -1)
-        found = rows @ filters.transpose(0, 2, 1)  # (groups, B places, M / groups)
-        found = found.reshape(groups, count, -1, filters.shape[1]).transpose(1, 0, 3, 2)
-        return found.reshape(count, -1)
+        count, groups, kernel = len(x), self.groups, weight.shape[2:]
+        image = np.zeros((count, *self._padded(), self.wide[0]), dtype=x.dtype)
+        image[(slice(None), *self._inside())] = np.moveaxis(x.reshape(count, *self.wide), 1, -1)
+        reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, self.dilation, strict=True))
+        windows = sliding_window_view(image, reach, tuple(range(1, len(reach) + 1)))  # (B, places, C, reach)
+        steps = (slice(None), *(slice(None, None, s) for s in self.stride), slice(None))
+        windows = windows[(*steps, *(slice(None, None, d) for d in self.dilation))]
+        # (B places, K, groups, C / groups) -> (groups, B places, K C / groups)
+        stacked = np.moveaxis(windows, len(reach) + 1, -1).reshape(-1, math.prod(kernel), groups, weight.shape[1])
+        rows = stacked.transpose(2, 0, 1, 3).reshape(groups, len(stacked), -1)
+        filters = weight.reshape(groups, len(weight) // groups, weight.shape[1], -1).transpose(0, 3, 2, 1)
+        found = rows @ filters.reshape(groups, rows.shape[2], -1)  # (groups, B places, M / groups)
+        return found.reshape(groups, count, -1, found.shape[2]).transpose(1, 0, 3, 2).reshape(count, -1)
 
     def transpose(self, a: Numbers, weight: Numbers) -> Numbers:
         """The transpose of `correlate`: (R, narrow) -> (R, wide). As many rows at once as fit into a cache."""
-        places = math.prod(self.narrow[1:])
-        count = max(16, PART // (places * math.prod(weight.shape[1:]) * self.groups))
-        parts = [self._transpose(a[k : k + count], weight) for k in range(0, len(a), count)]
+        kernel, places = weight.shape[2:], self.narrow[1:]
+        scattered = self.wide[0] * math.prod(kernel) * math.prod(places)
+        near, blocks, _ = self._blocks(kernel)
+        gathered = len(weight) * math.prod(near) * math.prod(blocks)
+        way = self._gathered if gathered <= scattered else self._scattered
+        count = max(16, PART // min(gathered, scattered))
+        parts = [way(a[k : k + count], weight) for k in range(0, len(a), count)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _transpose(self, a: Numbers, weight: Numbers) -> Numbers:
+    def _scattered(self, a: Numbers, weight: Numbers) -> Numbers:
         """One product, then its parts added tap by tap; rows last, so that the additions run along them."""
         count, groups, places = len(a), self.groups, self.narrow[1:]
         filters = weight.reshape(groups, weight.shape[0] // groups, -1).transpose(0, 2, 1)
         given = np.ascontiguousarray(a.T).reshape(groups, filters.shape[2], -1)
         parts = (filters @ given).reshape(self.wide[0], *weight.shape[2:], *places, count)
-        if math.prod(places) == 1 and self.wide[1:] == weight.shape[2:]:  # nothing overlaps
+        if self.wide[1:] == weight.shape[2:] and not any(self.pads):  # one place, nothing overlaps
             return np.ascontiguousarray(parts.reshape(-1, count).T)
         out = np.zeros((self.wide[0], *self._padded(), count), dtype=a.dtype)
         for tap, where in self._taps(weight.shape[2:]):
             out[(slice(None), *where)] += parts[(slice(None), *tap)]
         return np.ascontiguousarray(out[(slice(None), *self._inside())].reshape(-1, count).T)
+
+    def _gathered(self, a: Numbers, weight: Numbers) -> Numbers:
+        """Blocks of `stride` cells of the padded image, each a product with the few outputs that meet it: block i with
+        i - near + 1, ..., i. Rows last, so that copies run along them.
+        """
+        count, groups, rank = len(a), self.groups, len(self.stride)
+        near, blocks, first = self._blocks(weight.shape[2:])
+        image = np.zeros((len(weight), *(n + b - 1 for n, b in zip(near, blocks, strict=True)), count), dtype=a.dtype)
+        start = [f - n + 1 for f, n in zip(first, near, strict=True)]
+        seen = [
+            slice(max(s, 0), min(s + m, o)) for s, m, o in zip(start, image.shape[1:], self.narrow[1:], strict=False)
+        ]
+        inner = (slice(w.start - s, w.stop - s) for w, s in zip(seen, start, strict=True))
+        image[(slice(None), *inner)] = a.T.reshape(*self.narrow, count)[(slice(None), *seen)]
+        image = image.reshape(groups, -1, *image.shape[1:])
+        given = np.empty((groups, *near, image.shape[1], *blocks, count), dtype=a.dtype)
+        for tap in itertools.product(*map(range, near)):
+            where: tuple[Any, ...] = (slice(None), *tap)
+            cut = (slice(t, t + b) for t, b in zip(tap, blocks, strict=True))
+            given[where] = image[(slice(None), slice(None), *cut)]
+        filters = self._phases(weight, near)
+        found = filters @ given.reshape(groups, filters.shape[2], -1)
+        found = found.reshape(groups, *self.stride, -1, *blocks, count)
+        out = np.empty((groups, found.shape[rank + 1], *self.wide[1:], count), dtype=a.dtype)
+        for phase in itertools.product(*map(range, self.stride)):
+            cells: list[slice] = []
+            sources: list[slice] = []
+            for r, s, b, f, n in zip(phase, self.stride, self.pads, first, self.wide[1:], strict=False):
+                block = -(-(b - r) // s)  # the first with a cell of this phase inside
+                cell = block * s + r - b
+                cells.append(slice(cell, None, s))
+                sources.append(slice(block - f, block - f + len(range(cell, n, s))))
+            source: tuple[Any, ...] = (slice(None), *phase, slice(None), *sources)
+            out[(slice(None), slice(None), *cells)] = found[source]
+        return np.ascontiguousarray(out.reshape(-1, count).T)
+
+    def _blocks(self, kernel: Shape) -> tuple[list[int], list[int], list[int]]:
+        """Along every axis: how many outputs meet a block, how many blocks the image meets, and the first of these."""
+        near = [-(-((k - 1) * d + 1) // s) for k, d, s in zip(kernel, self.dilation, self.stride, strict=True)]
+        first = [b // s for b, s in zip(self.pads, self.stride, strict=False)]
+        ends = zip(self.pads, self.wide[1:], self.stride, first, strict=False)
+        return near, [(b + n - 1) // s - f + 1 for b, n, s, f in ends], first
+
+    def _phases(self, weight: Numbers, near: Sequence[int]) -> Numbers:
+        """(groups, stride C / groups, near M / groups): of block i, cell r gets tap j stride + r of output i - j."""
+        rank, full = len(near), [n * s for n, s in zip(near, self.stride, strict=True)]
+        taps = np.zeros((*weight.shape[:2], *full), dtype=weight.dtype)
+        dilated = (slice(0, (k - 1) * d + 1, d) for k, d in zip(weight.shape[2:], self.dilation, strict=True))
+        taps[(slice(None), slice(None), *dilated)] = weight
+        split = itertools.chain.from_iterable(zip(near, self.stride, strict=True))
+        taps = taps.reshape(self.groups, -1, weight.shape[1], *split)
+        outputs, cells = range(3, 2 * rank + 3, 2), range(4, 2 * rank + 3, 2)
+        taps = np.flip(taps, tuple(outputs)).transpose(0, *cells, 2, *outputs, 1)
+        return taps.reshape(self.groups, math.prod(self.stride) * weight.shape[1], -1)
 
     def places(self, kernel: Shape) -> Shape:
         """How often the kernel fits into the padded image, along every axis."""

@@ -2,11 +2,10 @@
 
 A pass keeps  form >= sum_i A_i x_i + constant - spread - error  for every point of the boxes. At an affine node A_i W
 is replaced by its rounded self and error grows by |A| . loss (certify.check.interval). At a unit, positive
-coefficients take the line below and negative ones the line above; products A s are off by u |A| |z| (s <= 1), sums of
-intercepts by gamma |A| . |t|. Where a node has several readers, the sum of what they ask is off by u |sum| |x|,
-charged sum by sum. A multiplier v leaves a - v (off by u |a - v| |x|) and adds v l or v u. Each addition to the
-constant is charged u |constant|. All errors are sums of non-negative numbers, which in the end grow by 2^-20 for their
-own rounding.
+coefficients take the line below and negative ones the line above (certify.check.relax.Band). Where a node has several
+readers, the sum of what they ask is off by u |sum| |x|, charged sum by sum. A multiplier v leaves a - v (off by
+u |a - v| |x|) and adds v l or v u. Each addition to the constant is charged u |constant|. All errors are sums of
+non-negative numbers, which in the end grow by 2^-20 for their own rounding.
 
 Coefficients of a convolution's neurons stay on the windows that they see as long as these are small
 (certify.check.patches). A form has rows (R,); `box` (R,) says which of the B boxes each belongs to, None that there is
@@ -27,10 +26,10 @@ from certify.check.interval import Bounds
 from certify.check.network import Conv, Float64, Linear, Relu, Scale, Sigmoid
 from certify.check.patches import Cells, Patch, Rows, filters, one_hot
 from certify.check.region import Norm, minimum, spanned
-from certify.check.relax import Lines, chosen
+from certify.check.relax import Band, Lines, band, chosen
 from certify.check.rounding import Numbers, dot, finite
 
-Mode = Literal["interval", "adaptive", "parallel", "both"]
+Mode = Literal["interval", "adaptive", "parallel"]
 CHUNK = 1 << 20  # numbers in one array of a pass: more rows go through one after the other
 
 
@@ -105,10 +104,8 @@ def lowest(bounds: Bounds, form: Form, box: Index | None, choice: Choice, norm: 
 
 
 def between(bounds: Bounds, form: Form, box: Index | None, norm: Norm | None) -> tuple[Float64, Float64]:
-    """(lower, upper) bounds (R,) by one pass: with s z + t_low <= f(z) <= s z + t_up, constant +- spread take A (t_low
-    + t_up) / 2 and |A| (t_up - t_low) / 2.
-    """
-    walk = _carried(bounds, form, box, Choice("both"))
+    """(lower, upper) bounds (R,) by one pass: parallel lines leave coefficients that serve both sides."""
+    walk = _carried(bounds, form, box, PARALLEL)
     arithmetic = bounds.model.arithmetic
     low, high, error = walk.extremes(norm, upper=True)
     lower = arithmetic.floats(walk.below(low, walk.error + error), up=False)
@@ -196,7 +193,7 @@ class _Walk:
         return self.constant + most + self.spread + self._slack(most, error)
 
     def _slack(self, end: Numbers, error: Numbers) -> Numbers:
-        sizes: Numbers = np.abs(self.constant) + np.abs(end) + self.spread
+        sizes: Numbers = np.abs(self.constant) + np.abs(end) + np.abs(self.spread)
         slack: Numbers = error * self.arithmetic.grow + self.arithmetic.gamma(4) * sizes
         return slack
 
@@ -221,7 +218,7 @@ class _Walk:
         del self.asked[index]
         if rule is None:
             b = self._unit(index, a, look)
-            parts: Any = () if b is None else (b if patch is None else replace(patch, values=b),)
+            parts: Any = () if b is None else (b if patch is None else replace(patch, values=b, clean=True),)
         else:
             self._affine(index, rule, a, look)
             parts = rule.backward(a) if patch is None else (self._moved(index, patch, look),)
@@ -282,50 +279,31 @@ class _Walk:
             return None
         size, count = self._size(self.model.source(unit)), a.shape[1]
         self.error = self.error + _rows(arithmetic.tiny * (8 * count + size.sum(axis=1)), self.box)
-        if mode == "both":
-            return self._parallel(unit, a, size, look)
-        found = self.bounds.lines(unit, mode)
+        found = self.bounds.band(unit, mode)
         if unit in self.choice.slopes:
-            found, size, look = self._named(unit, found), _rows(size, self.box), Rows()
-        above = arithmetic.array(found.above)
-        below = None if found.below is None else arithmetic.array(found.below)
-        reach = np.abs(above) if below is None else np.maximum(np.abs(above), np.abs(below))
-        positive = np.maximum(a, 0)
-        negative = a - positive
-        change = look.dots(above, negative)[0]
-        if below is not None:
-            change = change + look.dots(below, positive)[0]
-        charge = arithmetic.gamma(2) * size + arithmetic.gamma(count) * reach
-        self.error = self.error + look.charge(np.abs(a), charge)
-        self._add(change)
-        rising = look.times(arithmetic.array(found.below_slope), positive)
-        rising += look.times(arithmetic.array(found.above_slope), negative)
-        return rising
-
-    def _parallel(self, unit: int, a: Numbers, size: Numbers, look: Rows | Cells) -> Numbers:
-        arithmetic, found = self.arithmetic, self.bounds.lines(unit, "parallel")
-        half, large = arithmetic.number(0.5), np.abs(a)
-        above = arithmetic.array(found.above) * half
-        reach = np.abs(above)
-        change, spread = look.dots(above, a, large)
-        if found.below is not None:
-            below = arithmetic.array(found.below) * half
-            reach = reach + np.abs(below)
-            other, less = look.dots(below, a, large)
-            change, spread = change + other, spread - less
+            found, look = self._named(unit), Rows()
+        large = np.abs(a)
+        if found.half is found.middle:  # one reading for both
+            change, spread = look.dots(found.middle, a, large)
+        else:
+            change, spread = look.dots(found.middle, a)[0], look.dots(found.half, large)[0]
         self._add(change)
         self.spread = self.spread + spread
-        charge = arithmetic.gamma(2) * size + 2 * arithmetic.gamma(a.shape[1]) * reach
-        self.error = self.error + look.charge(large, charge) + arithmetic.gamma(1) * self.spread
-        return look.times(arithmetic.array(found.above_slope), a)
+        self.error = self.error + look.charge(large, found.charge) + arithmetic.gamma(1) * np.abs(self.spread)
+        rising = look.times(found.slope, a)
+        if found.bend is not None:
+            rising += look.times(found.bend, large)
+        return rising
 
-    def _named(self, unit: int, found: Lines) -> Lines:
+    def _named(self, unit: int) -> Band:
         """The lines of every row, with the slopes chosen for it."""
-        below = None if found.below is None else _rows(found.below, self.box)
-        sides = (_rows(v, self.box) for v in (found.above_slope, found.above))
-        default, named = Lines(_rows(found.below_slope, self.box), below, *sides), self.choice.slopes[unit]
-        ends = bounds_of(self.bounds, self.model.source(unit), self.box)
-        return chosen(self.model.kind(unit), ends, default, named.at, (named.lower, named.upper))
+        source, default, named = self.model.source(unit), self.bounds.lines(unit, "adaptive"), self.choice.slopes[unit]
+        below = None if default.below is None else _rows(default.below, self.box)
+        sides = (_rows(v, self.box) for v in (default.above_slope, default.above))
+        own = Lines(_rows(default.below_slope, self.box), below, *sides)
+        ends = bounds_of(self.bounds, source, self.box)
+        lines = chosen(self.model.kind(unit), ends, own, named.at, (named.lower, named.upper))
+        return band(self.arithmetic, lines, _rows(self._size(source), self.box))
 
     def _lend(self, index: int, a: Numbers, given: Multiplier) -> Numbers:
         """a z = (a - v) z + v z >= (a - v) z + (v l if v > 0 else v u); several v of one place add up."""

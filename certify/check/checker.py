@@ -13,7 +13,7 @@ import numpy as np
 from certify.check.content import NOT_SPLIT, Ball, Before, Cases, Certificate, Polytope, Proof
 from certify.check.errors import NotExcluded, Rejected
 from certify.check.file import read_certificate
-from certify.check.interval import Bounds, Model, forward, model_of, over, row
+from certify.check.interval import Bounds, Model, model_of, over, row
 from certify.check.network import Network
 from certify.check.region import Norm, ball_box, rounded_up
 from certify.check.rounding import EXACT, REAL, Float64, verify_floats
@@ -185,7 +185,7 @@ def judge_all(model: Model, jobs: Sequence[_Job], manner: Manner) -> None:
 def _judge(model: Model, jobs: Sequence[_Job], manner: Manner) -> None:
     """The levels of some jobs; Rejected where something is wrong with the bounds of one."""
     boxes = (np.concatenate([job.box[side] for job in jobs]) for side in (0, 1))
-    start = forward(over(model, *boxes))
+    start = over(model, *boxes)
     claims = [job.claim for job in jobs]
     bounds, shown = execute(start, [job.proof.steps for job in jobs], claims, jobs[0].place)
     needs = _needs(bounds, len(jobs), manner.arithmetic == "float32")

@@ -22,7 +22,7 @@ import numpy as np
 from certify.check.affine import Affine, affine
 from certify.check.errors import Rejected
 from certify.check.network import Float64, Maximum, Network, Relu, Sigmoid
-from certify.check.relax import Lines, image, lines
+from certify.check.relax import Band, Lines, band, image, lines
 from certify.check.rounding import Arithmetic, Numbers, finite
 
 
@@ -66,7 +66,7 @@ class Bounds:
 
     Nodes before `current` are carried forward, from all that is known of earlier ones. size[i]: (B, n_i) >= |x_i|.
     loss[i], floor[i]: (B, n_i) and (B,), what a backward pass loses at an affine node per unit of coefficient, and by
-    underflow. A row may stand for all boxes. `ready` remembers lines.
+    underflow. A row may stand for all boxes. `ready` remembers lines and bands.
     """
 
     model: Model
@@ -76,7 +76,7 @@ class Bounds:
     loss: tuple[Numbers | None, ...]
     floor: tuple[Any, ...]
     current: int
-    ready: dict[tuple[int, str], Lines]
+    ready: dict[tuple[int, str], tuple[Lines, Band]]
 
     def interval(self, node: int) -> tuple[Float64, Float64]:
         lower, upper = self.lower[node], self.upper[node]
@@ -86,8 +86,18 @@ class Bounds:
 
     def lines(self, unit: int, mode: Literal["adaptive", "parallel"]) -> Lines:
         """The lines of a unit over its present interval."""
+        return self._relaxed(unit, mode)[0]
+
+    def band(self, unit: int, mode: Literal["adaptive", "parallel"]) -> Band:
+        return self._relaxed(unit, mode)[1]
+
+    def _relaxed(self, unit: int, mode: Literal["adaptive", "parallel"]) -> tuple[Lines, Band]:
         if (unit, mode) not in self.ready:
-            self.ready[unit, mode] = lines(self.model.kind(unit), *self.interval(self.model.source(unit)), mode)
+            source = self.model.source(unit)
+            size = self.size[source]
+            assert size is not None
+            found = lines(self.model.kind(unit), *self.interval(source), mode)
+            self.ready[unit, mode] = found, band(self.model.arithmetic, found, size)
         return self.ready[unit, mode]
 
 

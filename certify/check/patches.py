@@ -53,13 +53,15 @@ def _cells(origins: bytes, shape: Shape, sizes: Shape, whole: Shape) -> Index:
 class Patch:
     """values (K, C * size): row k on windows[place[k]].
 
-    pairs: for many boxes, the boxes and windows (U,) that occur together, and of each row which (K,); else None.
+    pairs: for many boxes, the boxes and windows (U,) that occur together, and of each row which (K,); else None. clean:
+    the values on the padding are 0. Else they are anything; nobody reads them before `through`.
     """
 
     values: Numbers
     windows: Windows
     place: Index
     pairs: tuple[Index, Index, Index] | None = None
+    clean: bool = False
 
     def __len__(self) -> int:
         return len(self.values)
@@ -77,27 +79,29 @@ class Patch:
         return replace(self, pairs=(*np.divmod(key, len(self.windows.origin)), own))
 
     def inside(self) -> Patch:
-        """The same, its values with zeros on the padding: they are changed in place."""
+        """The same, its values with zeros on the padding."""
         real = self.windows.cells < math.prod(self.windows.whole)
         rim = np.asarray(~real.all(axis=1))[self.place]
-        if rim.any():
-            self.values[rim] *= real[self.place[rim]]
-        return self
+        if self.clean or not rim.any():
+            return self
+        values = self.values.copy()
+        values[rim] *= real[self.place[rim]]
+        return replace(self, values=values, clean=True)
 
     def through(self, op: Conv, weight: Numbers, whole: Shape) -> Patch:
         """The coefficients carried back through a convolution from a tensor of shape `whole`."""
-        old = self.windows
+        old, given = self.windows, self.inside().values
         size = tuple(
             (n - 1) * s + (k - 1) * d + 1
             for n, s, k, d in zip(old.size, op.stride, weight.shape[2:], op.dilation, strict=True)
         )
         narrow = (old.whole[0], *old.size)
         if math.prod(narrow) * whole[0] * math.prod(size) <= DENSE and weight.dtype != object:
-            values = self.values @ _matrix(op, size, narrow)
+            values = given @ _matrix(op, size, narrow)
         else:
-            values = _window(op, whole[0], size, narrow).transpose(self.values, weight)
+            values = _window(op, whole[0], size, narrow).transpose(given, weight)
         origin = old.origin * np.array(op.stride) - np.array(op.pads[: len(size)])
-        return replace(self, values=values, windows=Windows(origin, size, whole)).inside()
+        return replace(self, values=values, windows=Windows(origin, size, whole), clean=False)
 
     def dense(self) -> Numbers:
         """(K, n)."""
@@ -163,15 +167,20 @@ class Cells:
     def read(self, vector: Numbers) -> Numbers:
         """(K, P)."""
         patch, cells = self.patch, self.patch.windows.cells
-        padded = np.concatenate([vector, np.zeros_like(vector[:, :1])], axis=1)
+        padded = np.concatenate([vector, np.zeros_like(vector[:, :1])], axis=1)  # 0 on the padding
         if len(padded) == 1:
             return np.take(padded[0][cells], patch.place, axis=0)
         if patch.pairs is None:
             rows: Numbers = padded[np.arange(len(patch))[:, None], cells[patch.place]]
             return rows
-        box, window, own = patch.pairs
-        flat = cells[window] + (box * padded.shape[1])[:, None]
-        return np.take(np.take(padded.reshape(-1), flat), own, axis=0)
+        return np.take(np.take(padded.reshape(-1), self._flat), patch.pairs[2], axis=0)
+
+    @cached_property
+    def _flat(self) -> Index:
+        """The cells of every pair in vectors (B, n + 1), flat."""
+        assert self.patch.pairs is not None
+        box, window, _ = self.patch.pairs
+        return self.patch.windows.cells[window] + (box * (math.prod(self.patch.windows.whole) + 1))[:, None]
 
     def dots(self, vector: Numbers, *rows: Numbers) -> list[Numbers]:
         found = self.read(vector)
@@ -213,7 +222,7 @@ def filters(places: Index, signs: Numbers, op: Conv, weight: Numbers, shapes: tu
     channel, spots, place = _spots(places, out)
     origin = spots * np.array(op.stride) - np.array(op.pads[: len(op.stride)])
     values = weight.reshape(len(weight), -1)[channel] * signs[:, None]
-    return Patch(values, Windows(origin, weight.shape[2:], whole), place).inside()
+    return Patch(values, Windows(origin, weight.shape[2:], whole), place)
 
 
 def _spots(places: Index, whole: Shape) -> tuple[Index, Index, Index]:

@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 
 from certify.check.network import Relu, Sigmoid
-from certify.check.rounding import TINY, Float64, U, away
+from certify.check.rounding import TINY, Arithmetic, Float64, Numbers, U, away
 
 LN2_HIGH, LN2_LOW = float.fromhex("0x1.62e42feep-1"), float.fromhex("0x1.a39ef35793c76p-33")
 SIGMOID_ERROR = 2.0**-45
@@ -43,12 +43,43 @@ class Lines:
     above: Float64
 
 
+@dataclass(frozen=True, eq=False)
+class Band:
+    """A f(z) >= (A slope + |A| bend) z + A middle - |A| (half + charge), each (B, n), bend None for 0.
+
+    With lines s z + t below and S z + T above: slope, bend = (s +- S) / 2, middle, half = (T +- t) / 2, so that A > 0
+    gets s and t, A < 0 gets S and T; parallel lines serve -A, too. |slope| + |bend| <= 1 and its halving, products and
+    sum are off by 4 roundings, which |A| gamma_4 |z| pays for, underflow included; sums of the n products with the
+    intercepts by gamma_n |A| (|middle| + |half|), and their own rounding.
+    """
+
+    slope: Numbers
+    bend: Numbers | None
+    middle: Numbers
+    half: Numbers
+    charge: Numbers
+
+
+def band(arithmetic: Arithmetic, found: Lines, size: Numbers) -> Band:
+    """The lines as they are used; size >= |z|."""
+    by = arithmetic.number(0.5)
+    slope, bend = arithmetic.array(found.above_slope), None
+    if found.below_slope is not found.above_slope:
+        low = arithmetic.array(found.below_slope)
+        slope, bend = (low + slope) * by, (low - slope) * by
+    middle = half = arithmetic.array(found.above) * by
+    if found.below is not None:
+        below = arithmetic.array(found.below) * by
+        middle, half = middle + below, half - below
+    charge = arithmetic.gamma(4) * size + arithmetic.gamma(middle.shape[1]) * (np.abs(middle) + np.abs(half))
+    return Band(slope, bend, middle, half, charge)
+
+
 def lines(kind: Relu | Sigmoid, lower: Float64, upper: Float64, mode: Literal["adaptive", "parallel"]) -> Lines:
     """The lines that docs/certificate.md calls adaptive or parallel, on [lower, upper] (B, n)."""
     if isinstance(kind, Relu):
         chord = _chord(lower, upper)
-        slope = chord if mode == "parallel" else np.where(upper > -lower, 1.0, 0.0)
-        slope = np.where(lower >= 0, 1.0, np.where(upper <= 0, 0.0, slope))
+        slope = chord if mode == "parallel" else np.where((upper > -lower) | (lower >= 0), 1.0, 0.0)
         return Lines(slope, None, chord, _relu_above(lower, upper, chord))
     above = _tangent(-upper, -lower)
     below = above if mode == "parallel" else _tangent(lower, upper)
@@ -108,9 +139,10 @@ def unsettled(kind: Relu | Sigmoid, lower: Float64, upper: Float64) -> np.ndarra
 
 def _chord(lower: Float64, upper: Float64) -> Float64:
     """Slope of ReLU's upper line, a choice in [0, 1]; exactly 0 or 1 where the ReLU is settled."""
-    open_ = (lower < 0) & (upper > 0)
-    width = np.where(open_, upper - lower, 1.0)
-    return np.where(open_, np.clip(upper / width, 0.0, 1.0), np.where(lower >= 0, 1.0, 0.0))
+    below, above = np.maximum(-lower, 0.0), np.maximum(upper, 0.0)
+    width = below + above
+    slope: Float64 = np.divide(above, width, out=np.zeros(width.shape), where=width > 0)
+    return slope
 
 
 def _relu_above(lower: Float64, upper: Float64, slope: Float64) -> Float64:

@@ -192,17 +192,16 @@ def margin(bounds: Bounds, parts: Sequence[tuple[Polytope, Float64]]) -> Form:
     size = bounds.size[last]
     assert size is not None
     top = size.max(axis=0)
-    rows, constant, error = [], [], []
-    for polytope, weights in parts:
-        mix = arithmetic.array(weights[: len(polytope.offset)])
-        coeff, offset = arithmetic.array(polytope.coeff), arithmetic.array(polytope.offset)
-        gamma = arithmetic.gamma(len(mix))
-        rows.append(mix @ coeff)
-        constant.append(-(mix @ offset))
-        lost = mix @ np.abs(coeff) @ top + mix @ np.abs(offset)
-        error.append(gamma * lost + arithmetic.tiny * (8 * coeff.size + 8) * (1 + top.sum()))
-    kind = object if arithmetic.exact else np.float64
-    return Form(last, np.stack(rows), np.array(constant, dtype=kind), np.array(error, dtype=kind))
+    counts = [len(polytope.offset) for polytope, _ in parts]
+    starts = np.cumsum([0, *counts[:-1]])
+    mix = arithmetic.array(np.concatenate([weights[:n] for (_, weights), n in zip(parts, counts, strict=True)]))
+    coeff = arithmetic.array(np.concatenate([polytope.coeff for polytope, _ in parts]))
+    offset = arithmetic.array(np.concatenate([polytope.offset for polytope, _ in parts]))
+    rows = np.add.reduceat(mix[:, None] * coeff, starts, axis=0)
+    lost = np.add.reduceat(mix * (np.abs(coeff) @ top + np.abs(offset)), starts)
+    underflow = arithmetic.tiny * (8 * max(counts) * (coeff.shape[1] + 1)) * (1 + top.sum())
+    error = arithmetic.gamma(max(counts)) * lost + underflow
+    return Form(last, rows, -np.add.reduceat(mix * offset, starts), error)
 
 
 def choice(bounds: Bounds, slopes: Slopes, rows: Index, place: str) -> Choice:

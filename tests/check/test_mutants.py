@@ -33,9 +33,10 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "windows keep coefficients of the padding": (
         "patches",
-        "self.values[rim] *= real[self.place[rim]]",
+        "values[rim] *= real[self.place[rim]]",
         "pass",
     ),
+    "windows behind a convolution count as clean": ("patches", "whole), clean=False)", "whole), clean=True)"),
     "an interval drops the bias": ("interval", "value = value + rule.bias", "pass"),
     "the charge for A W is missing": (
         "interval",
@@ -77,7 +78,7 @@ MUTANTS: dict[str, Mutant] = {
         "error = arithmetic.gamma(2 * count + 4) * look",
         "error = 0 * look",
     ),
-    "a mix's rounding is missing": ("steps", "error.append(gamma * lost", "error.append(0 * gamma * lost"),
+    "a mix's rounding is missing": ("steps", "arithmetic.gamma(max(counts)) * lost + underflow", "underflow"),
     "errors help instead of hurting": (
         "backward",
         "self.spread - self._slack(least, error)",
@@ -94,17 +95,15 @@ MUTANTS: dict[str, Mutant] = {
         "return value - spread, value + spread, error",
         "return value, value, error",
     ),
-    "the line above where the one below belongs": (
-        "backward",
-        "rising = look.times(arithmetic.array(found.below_slope), positive)",
-        "rising = look.times(arithmetic.array(found.above_slope), positive)",
-    ),
+    "the line above where the one below belongs": ("relax", "(low - slope) * by", "(slope - low) * by"),
+    "the line above for both": ("backward", "rising += look.times(found.bend, large)", "pass"),
     "intercepts above left out": (
-        "backward",
-        "change = look.dots(above, negative)[0]",
-        "change = 0 * look.dots(above, negative)[0]",
+        "relax",
+        "half = arithmetic.array(found.above) * by",
+        "half = 0 * arithmetic.array(found.above)",
     ),
-    "intercepts below left out": ("backward", "change = change + look.dots(below, positive)[0]", "change = change + 0"),
+    "intercepts below left out": ("relax", "middle, half = middle + below, half - below", "pass"),
+    "the spread of intercepts left out": ("backward", "self.spread = self.spread + spread", "pass"),
     "ReLU's chord too low": (
         "relax",
         "np.maximum(-slope * lower, upper * (1 - slope))",
@@ -238,8 +237,8 @@ MUTANTS: dict[str, Mutant] = {
     "a polytope may be left over": ("checker", "if missing:", "if len(missing) > 1:"),
     "the margin forgets the offset": (
         "steps",
-        "constant.append(-(mix @ offset))",
-        "constant.append(0 * (mix @ offset))",
+        "-np.add.reduceat(mix * offset, starts)",
+        "0 * np.add.reduceat(mix * offset, starts)",
     ),
     "the first row for every row": ("steps", "mix[row] = 1.0", "mix[0] = 1.0"),
     "a ball's radius shrinks": (
@@ -268,6 +267,9 @@ MUTANTS: dict[str, Mutant] = {
         "slice(t * d, t * d + (o - 1) * s + 1, s)",
         "slice(t * d, t * d + (o - 1) * s + 1, s) if t < 1 else slice(0, (o - 1) * s + 1, s)",
     ),
+    "a kernel as large as the image, moved by pads": ("affine", " and not any(self.pads):", ":"),
+    "a block's outputs in reverse": ("affine", "np.flip(taps, tuple(outputs)).transpose", "taps.transpose"),
+    "a block's cells from the first one on": ("affine", "block = -(-(b - r) // s)", "block = f"),
     "a subtraction's sign": ("affine", "lambda a: [sign * a for sign in signs]", "lambda a: [a for sign in signs]"),
     "max's first operand counted": ("affine", "lambda a: (None, a, a)", "lambda a: (a, a, a)"),
     "max read as its smaller operand": (
@@ -317,8 +319,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "together: windows of another box": (
         "patches",
-        "flat = cells[window] + (box * padded",
-        "flat = cells[window] + (0 * box * padded",
+        "cells[window] + (box * (math",
+        "cells[window] + (0 * box * (math",
     ),
     "together: dense rows of another box": (
         "patches",

@@ -7,6 +7,7 @@ What is compared with are exact rationals (tests/support/exact.py) and numbers w
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -18,6 +19,7 @@ from exact import sigmoid, values
 from random_nets import boxes_for, random_flat, random_image, relu_mlp, samples
 
 from certify.check import relax
+from certify.check.affine import Window
 from certify.check.backward import ADAPTIVE, PARALLEL, Choice, Form, Multiplier, between, lowest, neurons, plane
 from certify.check.caps import Caps
 from certify.check.checker import Manner, _jobs, judge_all
@@ -176,8 +178,8 @@ def readers_sums_are_charged(tries: int = 60) -> None:
         assert found[0] <= fractions(rows).sum() * fractions(x)[0]
 
 
-def deep(seed: int, *, groups: int = 1, dilation: int = 1, unit: bool = True) -> Network:
-    """Convolutions with strides and one-sided pads, on (2, 9, 8); without `unit` the last two follow each other."""
+def deep(seed: int, *, groups: int = 1, dilation: int = 1, units: int = 2) -> Network:
+    """Convolutions with strides and one-sided pads, on (2, 9, 8); ReLUs behind the first `units` of them."""
     rng = np.random.default_rng(seed)
     nodes = [Node("x", Input(), (), (2, 9, 8))]
 
@@ -185,22 +187,24 @@ def deep(seed: int, *, groups: int = 1, dilation: int = 1, unit: bool = True) ->
         nodes.append(Node(f"{len(nodes)}", op, (len(nodes) - 1,), shape))  # type: ignore[arg-type]
 
     add(Conv(rng.normal(size=(4, 2, 3, 2)), rng.normal(size=4), (1, 2), (1, 0, 0, 1), (1, 1)), (4, 8, 4))
-    add(Relu(), (4, 8, 4))
+    if units:
+        add(Relu(), (4, 8, 4))
     weight = rng.normal(size=(4, 4 // groups, 2, 2)) * 0.5
     height, width = 8 + 1 - dilation, 4 + 1 - dilation
     add(Conv(weight, None, (1, 1), (0, 1, 1, 0), (dilation, dilation), groups), (4, height, width))
-    if unit:
+    if units > 1:
         add(Scale(rng.normal(size=(4, 1, 1)), rng.normal(size=(4, 1, 1))), (4, height, width))
         add(Relu(), (4, height, width))
     last = (3, (height - 1) // 2 + 1, width - 1)
-    add(Conv(rng.normal(size=(3, 4, 2, 2)), rng.normal(size=3), (2, 1), (1, 0, 0, 0), (1, 1)), last)
+    pads = (1, 0, 0, 0) if units else (0, 0, 1, 0)  # so that, without units, a window's padding reaches the input
+    add(Conv(rng.normal(size=(3, 4, 2, 2)), rng.normal(size=3), (2, 1), pads, (1, 1)), last)
     return Network(tuple(nodes))
 
 
 def windows_and_dense_rows_agree() -> None:
     """Coefficients on windows give the bounds of dense rows, up to rounding: for all neurons, one box or several."""
     rng = np.random.default_rng(4)
-    for net in (deep(1), deep(2, groups=2), deep(3, dilation=2), deep(4, unit=False)):
+    for net in (deep(1), deep(2, groups=2), deep(3, dilation=2), deep(4, units=1), deep(6, units=0)):
         for boxes in (1, 3):
             center = rng.normal(size=(boxes, 144))
             bounds = crown(over(model_of(net, REAL), center - 0.1, center + 0.1), [ALL], None)
@@ -240,6 +244,42 @@ def windows_read_what_dense_rows_read() -> None:
             least = np.einsum("kn,kn->k", np.abs(dense), vector[box]) * (1 - 1e-9)
             assert (cells.charge(np.abs(values), vector) >= least).all()
             assert (rows.charge(np.abs(dense), vector) >= least).all()
+
+
+def transposes_are_adjoint() -> None:
+    """A convolution's rows, carried back in either way, are those of its matrix: any geometry, exactly on integers."""
+    rng = np.random.default_rng(8)
+    # The second: a kernel as large as the image, and pads, which move it.
+    shapes = [((2,), (3,), (0, 1), (1,), 1, 5), ((3,), (3,), (1, 1), (1,), 1, 3)]
+    for _ in range(60):
+        rank = int(rng.integers(1, 3))
+        draw = [tuple(rng.integers(low, high, n).tolist()) for low, high, n in ((1, 4, rank), (1, 5, rank))]
+        pads, dilation = (tuple(rng.integers(0, 3, 2 * rank).tolist()), tuple(rng.integers(1, 3, rank).tolist()))
+        shapes.append((*draw, pads, dilation, int(rng.integers(1, 3)), int(rng.integers(1, 8))))  # type: ignore[arg-type]
+    for stride, kernel, pads, dilation, groups, side in shapes:
+        padded = [side + a + b for a, b in zip(pads, pads[len(kernel) :], strict=False)]
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+        places = tuple((n - r) // s + 1 for n, r, s in zip(padded, reach, stride, strict=True))
+        if min(places) < 1:
+            continue
+        for inner, outer in ((1, 4), (3, 1)):
+            weight = rng.integers(-4, 5, (outer * groups, inner, *kernel)).astype(float)
+            wide = (inner * groups, *(side,) * len(kernel))
+            window = Window(stride, pads, dilation, groups, wide, (outer * groups, *places))
+            matrix = window.correlate(np.eye(math.prod(wide)), weight).T
+            a = rng.integers(-9, 10, (3, len(matrix))).astype(float)
+            assert np.array_equal(window.transpose(a, weight), a @ matrix)
+            for way in (window._gathered, window._scattered):
+                assert np.array_equal(way(a, weight), a @ matrix)
+            row = int(rng.integers(len(matrix)))
+            one, tap = divmod(row, math.prod(places)), np.zeros((wide[0], *padded))
+            at = np.unravel_index(one[1], places)
+            for t in itertools.product(*map(range, kernel)):
+                cell = tuple(o * s + i * d for o, s, i, d in zip(at, stride, t, dilation, strict=True))
+                group = one[0] // outer
+                tap[(slice(group * inner, group * inner + inner), *cell)] = weight[(one[0], slice(None), *t)]
+            inside = tuple(slice(b, b + side) for b in pads[: len(kernel)])
+            assert np.array_equal(matrix[row], tap[(slice(None), *inside)].ravel())
 
 
 def inexact_constants_are_granted() -> None:
@@ -961,6 +1001,7 @@ LAWS = (
     intervals_hold_where_sums_cancel,
     affine_bounds_are_exact_minima,
     readers_sums_are_charged,
+    transposes_are_adjoint,
     windows_and_dense_rows_agree,
     windows_read_what_dense_rows_read,
     multipliers_pay_for_their_rounding,

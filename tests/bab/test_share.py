@@ -102,7 +102,7 @@ def holds(model, case, search):
     """Does the checker accept the certificate of a closed search?"""
     if isinstance(search, Tree):
         return accepted(model, case, search)
-    (answer,) = judge_proofs(model, [Asked(Property((case,)), [search.result().proof])])
+    (answer,) = judge_proofs(model, [Asked(Property((case,)), [search.result().proof])])  # no pass was cut short
     return answer.accepted
 
 

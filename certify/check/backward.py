@@ -128,7 +128,7 @@ def planes(bounds: Bounds, unit: Index, place: Index, sign: Float64) -> tuple[Nu
     slopes = bounds.model.arithmetic.zeros((len(unit), bounds.model.network.nodes[0].size))
     constants = np.zeros(len(unit))
     count = max(1, CHUNK // max(node.size for node in bounds.model.network.nodes))
-    for u in np.unique(unit).tolist():
+    for u in sorted(set(unit.tolist())):
         mine = np.flatnonzero(unit == u)
         for start in range(0, len(mine), count):
             some = mine[start : start + count]

@@ -33,7 +33,7 @@ class Caps:
         pairs = np.stack([tree.cap_unit, tree.cap_place])
         (unit, where), self.own = np.unique(pairs, axis=1, return_inverse=True)
         self.own = self.own.reshape(-1)
-        if any(not isinstance(bounds.model.kind(u), Relu) for u in np.unique(unit).tolist()):
+        if any(not isinstance(bounds.model.kind(u), Relu) for u in set(unit.tolist())):
             raise Rejected(f"{place}.caps: above a unit that is no ReLU")
         below, least = planes(bounds, unit, where, np.full(len(unit), -1.0))
         self.slope, self.top = -below, -least
@@ -50,13 +50,13 @@ class Caps:
             v = arithmetic.array(self.tree.cap_multiplier[mine])
             s, c = self._above(mine)
             node = np.array(model.units)[self.tree.cap_unit[mine]]
-            for part in (0, *np.unique(node).tolist()):
+            for part in sorted({0, *node.tolist()}):
                 if part not in more:
                     more[part] = arithmetic.zeros((len(entries), model.network.nodes[part].size))
             more[0][row] = -(v @ s)
             size = _one(self.bounds.size[0])
             lost = (v @ np.abs(s)) @ size + v @ np.abs(c)
-            for part in np.unique(node).tolist():
+            for part in sorted(set(node.tolist())):
                 of = node == part
                 where = self.tree.cap_place[mine[of]]
                 np.add.at(more[part][row], where, v[of])

@@ -231,7 +231,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "caps above sigmoids": (
         "caps",
-        "if any(not isinstance(bounds.model.kind(u), Relu) for u in np.unique(unit).tolist()):",
+        "if any(not isinstance(bounds.model.kind(u), Relu) for u in set(unit.tolist())):",
         "if False:",
     ),
     "a polytope may be left over": ("checker", "if missing:", "if len(missing) > 1:"),

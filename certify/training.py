@@ -127,6 +127,12 @@ def load_material(spec: str, data_dir: str | None, download: bool, samples: int 
             raise DataError(f"{spec}: {len(whole)} samples are too few to train on and to measure on")
         parts = [select(whole, ids=[int(whole.ids[i]) for i in rows]) for rows in (mixed[:cut], mixed[cut:])]
     train = parts[0] if samples is None else select(parts[0], samples=samples)
+    if len(train) < 2:
+        raise DataError(f"{spec}: one sample is too few to train on")
+    if len(np.unique(train.y)) < 2:
+        raise DataError(
+            f"{spec}: all {len(train)} samples to train on are of class {train.y[0]}; a classifier needs two"
+        )
     return Material(spec, train, parts[1])
 
 

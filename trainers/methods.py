@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -83,6 +84,10 @@ METHODS: Mapping[str, Method] = {
 }
 
 
+# Options that may be negative, and those that are at most 1.
+SIGNED, SHARES = ("low", "high"), ("mix", "small")
+
+
 def find_method(name: str) -> Method:
     """The method of that name; UsageError, naming all, where there is none."""
     if name not in METHODS:
@@ -98,6 +103,14 @@ def takes(name: str, option: str) -> bool:
 def make_objective(name: str, options: Mapping[str, Any]) -> Objective:
     """The objective with these options. Raises UsageError for what it does not know or what has the wrong type."""
     objective: Objective = filled(find_method(name).kind, options, f"method {name}")
+    for field in dataclasses.fields(objective):  # type: ignore[arg-type]
+        value, what = getattr(objective, field.name), f"method {name}: {field.name}"
+        if type(value) is int and value < 1:
+            raise UsageError(f"{what} is {value}; give 1 or more")
+        if type(value) is float and field.name not in SIGNED and not 0 <= value < math.inf:
+            raise UsageError(f"{what} is {value}; give a number of 0 or more")
+        if field.name in SHARES and value > 1:
+            raise UsageError(f"{what} is {value}; give a share between 0 and 1")
     return objective
 
 

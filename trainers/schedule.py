@@ -62,8 +62,16 @@ class Schedule:
         for name, number in (("epochs", self.epochs), ("batch_size", self.batch_size), ("replays", self.replays)):
             if number < 1:
                 raise UsageError(f"{name} is {number}; give 1 or more")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise UsageError(f"learning_rate is {self.learning_rate}; give a positive number")
+        for name, share in (("learning_rate", self.learning_rate), ("decay", self.decay), ("clip", self.clip)):
+            # An infinite clip clips nothing.
+            if not share > 0 or (math.isinf(share) and name != "clip"):
+                raise UsageError(f"{name} is {share}; give a positive number")
+        for name, share in (("l1", self.l1), ("weight_decay", self.weight_decay)):
+            if not 0 <= share < math.inf:
+                raise UsageError(f"{name} is {share}; give a number of 0 or more")
+        for name, share in (("momentum", self.momentum), ("ema_decay", self.ema_decay)):
+            if not 0 <= share < 1:
+                raise UsageError(f"{name} is {share}; give a number from 0 to below 1")
 
     def rate_at(self, progress: float) -> float:
         """The learning rate at a fraction of the training."""
@@ -90,6 +98,8 @@ def augmented(x: torch.Tensor, how: str, generator: torch.Generator) -> torch.Te
 
     if how == "none":
         return x
+    if x.ndim != 4:
+        raise UsageError(f"augment {how!r} is for images (C, H, W), samples have shape {tuple(x.shape[1:])}")
     kind, padding = ("constant", 4) if how == "zeros4" else ("replicate", 2)
     count, _, height, width = x.shape
     wide = torch.nn.functional.pad(x, (padding,) * 4, kind)

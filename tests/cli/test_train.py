@@ -134,6 +134,15 @@ def test_an_interruption_before_the_first_checkpoint_says_so(tmp_path: Path, mon
         (["--method", "standard", "--device", "abacus"], "not known"),
         (["--method", "standard", "--set", "mean=[0.1,0.2]", "--set", "std=[1,1]"], "2 channels"),
         (["--method", "standard", "--resume"], "nothing to go on with"),
+        (["--method", "standard", "--samples", "1"], "one sample is too few"),
+        (["--method", "pgd", "--eps", "0.1", "--set", "objective.steps=-3"], "steps is -3; give 1 or more"),
+        (["--method", "adp", "--set", "objective.members=0"], "members is 0; give 1 or more"),
+        (["--method", "macer", "--set", "objective.sigma=-0.1"], "sigma is -0.1; give a number of 0 or more"),
+        (["--method", "sabr", "--eps", "0.1", "--set", "objective.small=1.5"], "between 0 and 1"),
+        (["--method", "standard", "--set", "schedule.clip=-1"], "clip is -1"),
+        (["--method", "standard", "--set", "schedule.ema_decay=2"], "ema_decay is 2"),
+        (["--method", "standard", "--set", "schedule.weight_decay=-1"], "weight_decay is -1"),
+        (["--method", "ibp", "--eps", "0.1", "--amp"], "method ibp has none"),
         (["--method", "standard", "--set", "schedule.learning_rate=1e30"], "epoch 1, batch"),
     ],
 )
@@ -152,6 +161,23 @@ def test_data_of_the_wrong_shape_is_refused(tmp_path: Path) -> None:
         *("--method", "standard", "--data", str(tmp_path / "flat.npz"), "--out", str(tmp_path / "a"), "--arch", "mlp")
     )
     assert flat.exit_code == 0, flat.output
+
+
+def test_data_of_one_class_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "one.npz", x=np.random.default_rng(0).random((30, 1, 8, 8)), y=np.zeros(30, dtype=int))
+    done = certify_train("--method", "pgd", "--data", str(tmp_path / "one.npz"), "--out", str(tmp_path / "a"))
+    assert done.exit_code == 2
+    assert "of class 0; a classifier needs two" in done.output
+
+
+def test_flat_samples_are_not_cropped(tmp_path: Path) -> None:
+    np.savez(tmp_path / "flat.npz", x=np.random.default_rng(0).random((30, 4)), y=np.arange(30) % 3)
+    done = certify_train(
+        *("--method", "standard", "--data", str(tmp_path / "flat.npz"), "--out", str(tmp_path / "a"), "--arch", "mlp"),
+        *("--set", "schedule.augment=zeros4"),
+    )
+    assert done.exit_code == 2
+    assert "for images (C, H, W), samples have shape (4,)" in done.output
 
 
 def test_a_checkpoint_of_another_training_is_refused_and_nothing_is_overwritten(tmp_path: Path) -> None:

@@ -176,11 +176,15 @@ class Replayer:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            return onnxruntime.InferenceSession(self._model_bytes, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exception classes share no public base
-            raise ModelError(f"{self._source}: onnxruntime cannot load the model: {error}") from error
+        options.log_severity_level = 4  # what it could not do is told below
+        levels = onnxruntime.GraphOptimizationLevel
+        for level in (levels.ORT_ENABLE_ALL, levels.ORT_DISABLE_ALL):  # it fails to optimise some float64 networks
+            options.graph_optimization_level = level
+            try:
+                return onnxruntime.InferenceSession(self._model_bytes, options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # onnxruntime's exception classes share no public base
+                why = error
+        raise ModelError(f"{self._source}: onnxruntime cannot load the model: {why}") from why
 
 
 def margin(y: Float64, case: Case) -> float:

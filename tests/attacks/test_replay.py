@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from certify.attacks.replay import Replayer, inside, margin, round_inward
 from certify.errors import ModelError
+from certify.frontends.onnx_import import load_model
 from certify.graph import Graph, Node
 from certify.model import Model
 from certify.ops import Input, Linear
@@ -243,6 +244,17 @@ def test_float64_models_are_fed_float64():
     assert witness is not None
     assert witness.x.dtype == np.float64
     assert float(witness.y[0]) == 0.1
+
+
+def test_what_onnxruntime_fails_to_optimise_is_run_as_it_is():
+    """Regression: its fusion of Relu and Clip knows no float64, and such a network could not be decided at all."""
+    limits = [numpy_helper.from_array(np.float64(v), n) for n, v in (("low", -1), ("high", 1))]
+    ends = [[helper.make_tensor_value_info(n, TensorProto.DOUBLE, [1, 2])] for n in "xy"]
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Clip", ["r", "low", "high"], ["y"])]
+    proto = helper.make_model(
+        helper.make_graph(nodes, "net", *ends, limits), opset_imports=[helper.make_opsetid("", 13)], ir_version=8
+    )
+    assert Replayer(load_model(proto)).run(np.array([[-0.5, 2.0]])).tolist() == [[0.0, 1.0]]
 
 
 def test_models_that_cannot_be_replayed_say_so():

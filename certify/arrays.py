@@ -363,8 +363,9 @@ def convolve_transposed(
         if all(0 <= e < max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
             return call(x, weight, None, stride, begin, extra, groups, dilation)
         out = call(x, weight, None, stride, 0, 0, groups, dilation)
-        padding = [p for n, f, b in reversed(list(zip(out_spatial, full, begin, strict=True))) for p in (-b, n + b - f)]
-        return functional.pad(out, padding)
+        missing = [max(0, n + b - f) for n, f, b in zip(out_spatial, full, begin, strict=True)]
+        out = functional.pad(out, [p for more in reversed(missing) for p in (0, more)])
+        return out[(slice(None), slice(None), *(slice(b, b + n) for b, n in zip(begin, out_spatial, strict=True)))]
     count = x.shape[0]
     channels = weight.shape[1] * groups
     room = tuple(max(f, n + b) for f, n, b in zip(full, out_spatial, begin, strict=True))

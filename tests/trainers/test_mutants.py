@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-import certify
+import certify.trainers
 
 HERE = Path(__file__).parent
 PACKAGE = "certify.trainers"
@@ -411,7 +411,7 @@ def mutated(module: str, old: str, new: str) -> Iterator[None]:
     kept = {name: found for name, found in sys.modules.items() if name.startswith(PACKAGE)}
     for name in kept:
         del sys.modules[name]
-    before = certify.trainers  # type: ignore[attr-defined]
+    before = certify.trainers
     try:
         spec = importlib.util.find_spec(f"{PACKAGE}.{module}")
         assert spec is not None
@@ -426,7 +426,7 @@ def mutated(module: str, old: str, new: str) -> Iterator[None]:
         for name in [name for name in sys.modules if name.startswith(PACKAGE)]:
             del sys.modules[name]
         sys.modules.update(kept)
-        certify.trainers = before  # type: ignore[attr-defined]
+        certify.trainers = before
 
 
 def laws(name: str) -> ModuleType:

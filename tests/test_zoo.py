@@ -14,11 +14,11 @@ from certify.models import manifest
 from certify.trainers.recipe import read_recipe
 
 
-def test_the_zoo_compares_methods_on_one_architecture_and_budget() -> None:
+def test_the_zoo_compares_methods_on_one_architecture_trained_in_minutes() -> None:
     recipes = zoo.recipes()
     assert {recipe.arch for recipe in recipes.values()} == {"cnn-small"}
     for recipe in recipes.values():  # an epoch of an attack of five steps costs as much as two or three of bounds
-        assert recipe.schedule.epochs <= (16 if recipe.objective.get("steps") == 5 else 20)
+        assert recipe.schedule.epochs <= (32 if recipe.objective.get("steps") == 5 else 50)
     for radius in ("0.1", "0.3"):
         methods = {recipe.method for recipe in recipes.values() if recipe.eps == radius}
         assert {"pgd", "trades", "mmc", "ibp"} < methods

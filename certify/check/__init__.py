@@ -16,9 +16,9 @@ The bounds: a mistake here could accept what is false, so this is the part to re
     patches       coefficients that live on a window of an image
     region        the least value of a linear form over the input set
     backward      lower bounds of linear forms of the network's tensors
+    single        how far float32 may be off
     steps         the steps of a proof
     caps          planes above ReLUs
-    single        how far float32 may be off
     tree          every path must come to a proof
 
 The files: a mistake here would judge another claim, or another network, than the user's.

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from certify.check.affine import Affine
 from certify.check.content import Index, Slopes
@@ -95,10 +96,25 @@ def neurons(bounds: Bounds, node: int, places: Index, sign: float | Float64, box
 
 def lowest(bounds: Bounds, form: Form, box: Index | None, choice: Choice, norm: Norm | None) -> Float64:
     """Lower bounds (R,) of the form."""
-    walk = _carried(bounds, form, box, choice)
-    arithmetic = bounds.model.arithmetic
-    value, _, error = walk.extremes(norm, upper=False)
-    found = arithmetic.floats(walk.below(value, walk.error + error), up=False)
+    found = _carried(bounds, form, box, choice).lowest(0, norm)
+    finite(f"a bound of {bounds.model.network.nodes[form.node].name}", found)
+    return found
+
+
+def beyond(bounds: Bounds, form: Form, box: Index | None, mode: Mode, norm: Norm | None, enough: Float64) -> Float64:
+    """Lower bounds (R,) of the form. A row goes no further than to a tensor whose interval puts it over enough (R,)."""
+    walk, rows = _Walk(bounds, box, Choice(mode), form), np.arange(len(enough))
+    found = np.zeros(len(enough))
+    for index in range(form.node, 0, -1):
+        if index in bounds.model.sources and walk.waits_for(index):
+            found[rows] = walk.lowest(index)
+            further = ~(found[rows] > enough[rows])  # NaN goes on, to its end
+            if not further.any():
+                break
+            walk, rows = walk.only(index, further), rows[further]
+        walk.step(index)
+    else:
+        found[rows] = walk.lowest(0, norm)
     finite(f"a bound of {bounds.model.network.nodes[form.node].name}", found)
     return found
 
@@ -107,7 +123,7 @@ def between(bounds: Bounds, form: Form, box: Index | None, norm: Norm | None) ->
     """(lower, upper) bounds (R,) by one pass: parallel lines leave coefficients that serve both sides."""
     walk = _carried(bounds, form, box, PARALLEL)
     arithmetic = bounds.model.arithmetic
-    low, high, error = walk.extremes(norm, upper=True)
+    low, high, error = walk.extremes(0, norm, upper=True)
     lower = arithmetic.floats(walk.below(low, walk.error + error), up=False)
     upper = arithmetic.floats(walk.above(high, walk.error + error), up=True)
     finite(f"a bound of {bounds.model.network.nodes[form.node].name}", lower, upper)
@@ -171,15 +187,36 @@ class _Walk:
         """The input's coefficients."""
         return self._dense(0)
 
-    def extremes(self, norm: Norm | None, upper: bool) -> tuple[Numbers, Numbers, Numbers]:
-        """(least, most, error) of the input's part over the input set; `most` means something only with `upper`."""
-        a, ends = self.asked.get(0), self.bounds.interval(0)
+    def waits_for(self, node: int) -> bool:
+        """Whether the form is one of this node alone."""
+        return list(self.asked) == [node]
+
+    def only(self, node: int, keep: NDArray[np.bool_]) -> _Walk:
+        """Some of the rows (R,) of a pass without slopes or multipliers that waits for this node."""
+        if keep.all():
+            return self
+        box = np.flatnonzero(keep) if self.box is None else self.box[keep]
+        form = Form(node, self._dense(node)[keep], self.constant[keep], self.error[keep])
+        walk = _Walk(self.bounds, box, self.choice, form)
+        walk.spread = self.spread[keep]
+        return walk
+
+    def lowest(self, node: int, norm: Norm | None = None) -> Float64:
+        """Lower bounds (R,) by the interval of the node that the pass waits for, or by the input set."""
+        value, _, error = self.extremes(node, norm, upper=False)
+        return self.arithmetic.floats(self.below(value, self.error + error), up=False)
+
+    def extremes(self, node: int, norm: Norm | None, upper: bool) -> tuple[Numbers, Numbers, Numbers]:
+        """(least, most, error) of a node's part over its interval, of the input's (0) over the input set; `most` means
+        something only with `upper`.
+        """
+        a, ends = self.asked.get(node), self.bounds.interval(node)
         if norm is None and isinstance(a, Patch):
             return spanned(self.arithmetic, a.values, ends, Cells(a, self.box))
-        rows = self.pending()
+        rows = self._dense(node)
         if norm is None:
             return spanned(self.arithmetic, rows, ends, Rows(self.box))
-        box = bounds_of(self.bounds, 0, self.box)
+        box = bounds_of(self.bounds, node, self.box)
         least, error = minimum(self.arithmetic, rows, box, norm)
         if not upper:
             return least, least, error

@@ -17,7 +17,7 @@ from certify.check.interval import Bounds, Model, model_of, over, row
 from certify.check.network import Network
 from certify.check.region import Norm, ball_box, rounded_up
 from certify.check.rounding import EXACT, REAL, Float64, verify_floats
-from certify.check.single import deviation, short
+from certify.check.single import deviation, needs
 from certify.check.steps import Claim, Shown, alike, execute, moves
 from certify.check.tree import Ask, holds
 
@@ -188,39 +188,21 @@ def _judge(model: Model, jobs: Sequence[_Job], manner: Manner) -> None:
     start = over(model, *boxes)
     claims = [job.claim for job in jobs]
     bounds, shown = execute(start, [job.proof.steps for job in jobs], claims, jobs[0].place)
-    needs = _needs(bounds, len(jobs), manner.arithmetic == "float32")
     for number, (job, known) in enumerate(zip(jobs, shown, strict=True)):
-        own = bounds if len(jobs) == 1 or not job.proof.trees else row(bounds, number)
         try:
-            job.level = _conclude(own, job, (known, needs[number]), manner)
+            job.level = _conclude(bounds if len(jobs) == 1 else row(bounds, number), job, known, manner)
         except Rejected as error:
             job.failure = error
 
 
-def _needs(bounds: Bounds, count: int, strict: bool) -> list[Float64 | None]:
-    """By how much float32 may be off in each of the boxes; None where it may be off by anything, Rejected if strict."""
-    try:
-        return list(deviation(bounds))
-    except Rejected:
-        if strict:
-            raise
-        return [None] if count == 1 else [_needs(row(bounds, k), 1, strict)[0] for k in range(count)]
-
-
-def _conclude(bounds: Bounds, job: _Job, known: tuple[Sequence[Shown], Float64 | None], manner: Manner) -> str:
-    """The level at which the steps' margins and the trees exclude all polytopes of a case; Rejected if they do not.
-
-    bounds: of the job's box, where it has trees. known: what the steps show, and by how much float32 may be off.
-    """
-    (shown, need), strict, claim = known, manner.arithmetic == "float32", job.claim
-    real, single = set(), set()
-    for found in shown:
-        lost = short(claim.polytopes[found.polytope], found.mix, need)
-        if found.bound > lost:
-            single.add(found.polytope)
-        if found.bound > 0:
-            real.add(found.polytope)
-    ask = Ask(claim, need, strict, manner.deadline)
+def _conclude(bounds: Bounds, job: _Job, shown: Sequence[Shown], manner: Manner) -> str:
+    """The level at which the steps' margins and the trees exclude all polytopes of a case; Rejected if they do not."""
+    strict, claim = manner.arithmetic == "float32", job.claim
+    real = {found.polytope for found in shown if found.bound > 0}
+    single = {found.polytope for found in shown if found.bound > found.lost}
+    if strict or job.proof.trees:
+        need = deviation(bounds)[0] if strict else needs(bounds)[0]
+        ask = Ask(claim, need, strict, manner.deadline)
     for number, tree in enumerate(job.proof.trees):
         try:
             also = holds(bounds, tree, ask, f"{job.place}.trees[{number}]")

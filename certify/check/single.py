@@ -26,7 +26,7 @@ import numpy as np
 
 from certify.check.content import Polytope
 from certify.check.errors import Rejected
-from certify.check.interval import Bounds, Model, model_of
+from certify.check.interval import Bounds, Model, model_of, row
 from certify.check.network import Float64, Maximum, Relu, Sigmoid
 from certify.check.rounding import REAL, TINY
 
@@ -47,6 +47,15 @@ def short(polytope: Polytope, mix: Float64, need: Float64 | None) -> float:
     lost = mix[: len(polytope.offset)] @ np.abs(polytope.coeff) @ need
     found = float(lost * (1 + 2.0**-20) + polytope.coeff.size * TINY)
     return found if found >= 0 else math.inf
+
+
+def needs(bounds: Bounds) -> list[Float64 | None]:
+    """`deviation` of every box; None where float32 may be off by anything."""
+    count = len(bounds.interval(0)[0])
+    try:
+        return list(deviation(bounds))
+    except Rejected:
+        return [None] if count == 1 else [needs(row(bounds, k))[0] for k in range(count)]
 
 
 def deviation(bounds: Bounds) -> Float64:

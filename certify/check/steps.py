@@ -8,13 +8,14 @@ from typing import cast
 
 import numpy as np
 
-from certify.check.backward import ADAPTIVE, CHUNK, Choice, Form, Multiplier, between, lowest, neurons
+from certify.check.backward import ADAPTIVE, CHUNK, Choice, Form, Multiplier, between, beyond, lowest, neurons
 from certify.check.content import Close, Crown, Index, Mode, Polytope, Refine, Slopes, Step, UnitSlopes
 from certify.check.errors import Rejected
 from certify.check.interval import Bounds, forward, sharpened
 from certify.check.network import Conv, Float64
 from certify.check.region import Norm
 from certify.check.relax import unsettled
+from certify.check.single import needs, short
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +28,11 @@ class Claim:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """The margin of a polytope, its rows weighted with mix (R,), is `bound` at least."""
+    """A margin of a polytope is `bound` at least, and for float32 at most `lost` less."""
 
     polytope: int
-    mix: Float64
     bound: float
+    lost: float
 
 
 def moves(steps: Sequence[Step]) -> tuple[Step, ...]:
@@ -57,7 +58,7 @@ def execute(
         closes = [(box, step) for box, steps in enumerate(programs) for step in _closes(steps, turn)]
         if closes:
             bounds = forward(bounds)
-            _close(bounds, closes, (claims, shown), place)
+            _close(bounds, closes, _Told(claims, needs(bounds), shown), place)
         if turn < len(turns[0]):
             step, norm = turns[0][turn], claims[0].norm
             if isinstance(step, Refine):
@@ -144,9 +145,16 @@ def _multipliers(
     return found
 
 
-def _close(
-    bounds: Bounds, closes: Sequence[tuple[int, Close]], told: tuple[Sequence[Claim], Sequence[list[Shown]]], place: str
-) -> None:
+@dataclass(frozen=True, eq=False)
+class _Told:
+    """Of every box: its claim, by how much float32 may be off there, and what has been shown."""
+
+    claims: Sequence[Claim]
+    needs: Sequence[Float64 | None]
+    shown: Sequence[list[Shown]]
+
+
+def _close(bounds: Bounds, closes: Sequence[tuple[int, Close]], told: _Told, place: str) -> None:
     """Margins bounded by steps (box, step), those with one mode in one pass."""
     modes: dict[str, list[tuple[int, int, int]]] = {}
     for box, step in closes:
@@ -163,23 +171,28 @@ def _bound(
     bounds: Bounds,
     forms: Sequence[tuple[int, int, int]],
     slopes: Mode | Slopes,
-    told: tuple[Sequence[Claim], Sequence[list[Shown]]],
+    told: _Told,
     place: str,
 ) -> None:
     """Row of polytope of box, (box, polytope, row), bounded from below."""
-    claims, shown = told
     owner, numbers = np.array([box for box, _, _ in forms], dtype=np.int64), np.arange(len(forms))
     for box, number in _chunks(bounds, len(bounds.model.network.nodes) - 1, owner, numbers):
-        parts = []
+        parts, lost = [], []
         for k in number:
             b, p, row = forms[k]
-            mix = np.zeros(len(claims[b].polytopes[p].offset))
+            polytope = told.claims[b].polytopes[p]
+            mix = np.zeros(len(polytope.offset))
             mix[row] = 1.0
-            parts.append((claims[b].polytopes[p], mix))
-        how = Choice(slopes) if isinstance(slopes, str) else choice(bounds, slopes, number, place)
-        value = lowest(bounds, margin(bounds, parts), box, how, claims[0].norm)
-        for k, (_, mix), bound in zip(number, parts, value, strict=True):
-            shown[forms[k][0]].append(Shown(forms[k][1], mix, float(bound)))
+            parts.append((polytope, mix))
+            lost.append(short(polytope, mix, told.needs[b]))
+        form, norm = margin(bounds, parts), told.claims[0].norm
+        if isinstance(slopes, str):
+            enough = np.where(np.isinf(lost), 0.0, lost)
+            value = beyond(bounds, form, box, slopes, norm, enough)
+        else:
+            value = lowest(bounds, form, box, choice(bounds, slopes, number, place), norm)
+        for k, bound, less in zip(number, value, lost, strict=True):
+            told.shown[forms[k][0]].append(Shown(forms[k][1], float(bound), less))
 
 
 def margin(bounds: Bounds, parts: Sequence[tuple[Polytope, Float64]]) -> Form:

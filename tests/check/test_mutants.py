@@ -181,7 +181,7 @@ MUTANTS: dict[str, Mutant] = {
         "both.wanted[len(rows) :] = False\n        twice = np.concatenate([rows, rows + len(rows)])",
     ),
     "leaves need not answer": ("tree", "if work.open:", "if False:"),
-    "a bound of zero is enough": ("checker", "if found.bound > 0:", "if found.bound > -0.5:"),
+    "a bound of zero is enough": ("checker", "if found.bound > 0}", "if found.bound > -0.5}"),
     "a tree's bound may be negative": ("tree", "else value > 0\n", "else value > -0.5\n"),
     "renewed nodes forget their box": (
         "tree",
@@ -278,7 +278,7 @@ MUTANTS: dict[str, Mutant] = {
         "np.minimum(upper, np.minimum(c, d))",
     ),
     "overflow is overlooked": ("rounding", "if not np.isfinite(array).all():", "if False:"),
-    "NaN counts as a proof": ("checker", "if found.bound > 0:", "if not found.bound <= 0:"),
+    "NaN counts as a proof": ("checker", "if found.bound > 0}", "if not found.bound <= 0}"),
     "float32: sums are free": (
         "single",
         "e + SMALL + relative * s for e, s in zip(errors, large, strict=True))) + gamma * bias",
@@ -289,9 +289,9 @@ MUTANTS: dict[str, Mutant] = {
         "e + SMALL + relative * s",
         "relative * s",
     ),
-    "float32: nothing is needed": ("checker", "return list(deviation(bounds))", "return list(0 * deviation(bounds))"),
+    "float32: nothing is needed": ("single", "return list(deviation(bounds))", "return list(0 * deviation(bounds))"),
     "float32: an unknown deviation is none": ("single", "return math.inf\n    lost", "return 0.0\n    lost"),
-    "float32: steps that hold in the reals do": ("checker", "if found.bound > lost:", "if found.bound > 0:"),
+    "float32: steps that hold in the reals do": ("checker", "if found.bound > found.lost}", "if found.bound > 0}"),
     "float32: trees that hold in the reals do": ("tree", "self.single &= bool((value > short)[good].all())", "pass"),
     "float32: sharpening by the margin in the reals": (
         "tree",
@@ -311,7 +311,20 @@ MUTANTS: dict[str, Mutant] = {
     "float32: one case is enough": ("checker", "if all(job.level ==", "if any(job.level =="),
     "together: margins of another box": ("steps", "shown[forms[k][0]].append", "shown[0].append"),
     "together: bounds of another box": ("interval", "a[number : number + 1] if many", "a[:1] if many"),
-    "together: float32 by another box": ("checker", "(known, needs[number])", "(known, needs[0])"),
+    "together: float32 by another box": ("steps", "told.needs[b]", "told.needs[0]"),
+    "a row that goes on forgets its spread": ("backward", "walk.spread = self.spread[keep]", "pass"),
+    "a row that goes on forgets its error": (
+        "backward",
+        "self.constant[keep], self.error[keep])",
+        "self.constant[keep], 0 * self.error[keep])",
+    ),
+    "a row that goes on takes another's constant": (
+        "backward",
+        "[keep], self.constant[keep]",
+        "[keep], np.sort(self.constant)[::-1][: keep.sum()]",
+    ),
+    "a row that goes on changes its box": ("backward", "else self.box[keep]", "else self.box[: keep.sum()]"),
+    "a row that stops is not told from one that goes on": ("backward", "rows[further]\n", "rows[: further.sum()]\n"),
     "together: the first box for all": (
         "steps",
         "yield None if one else box[part]",

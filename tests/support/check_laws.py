@@ -20,7 +20,7 @@ from random_nets import boxes_for, random_flat, random_image, relu_mlp, samples
 
 from certify.check import relax
 from certify.check.affine import Window
-from certify.check.backward import ADAPTIVE, PARALLEL, Choice, Form, Multiplier, between, lowest, neurons, plane
+from certify.check.backward import ADAPTIVE, PARALLEL, Choice, Form, Multiplier, between, beyond, lowest, neurons, plane
 from certify.check.caps import Caps
 from certify.check.checker import Manner, _jobs, judge_all
 from certify.check.content import Cases, Close, Crown, Polytope, Proof, Refine, UnitSlopes
@@ -117,6 +117,32 @@ def every_pass_is_below(
                 for a, c in planes:
                     line = (a if arithmetic is EXACT else fractions(a)) @ fractions(x).ravel() + fractions(c)
                     assert (line <= exact).all()
+
+
+def rows_stop_where_it_is_enough(seeds: range = range(3), arithmetic: Any = REAL) -> None:
+    """A row that stops early is over its mark and under every point of its own box; the others go all the way."""
+    early = 0
+    for seed, make, mode in itertools.product(seeds, (random_flat, random_image), ("adaptive", "parallel", "interval")):
+        rng, graph = np.random.default_rng(seed), make(seed)
+        net = network_of(graph)
+        low, high = (np.asarray(side).reshape(len(side), -1) for side in boxes_for(graph, seed))
+        bounds = crown(over(model_of(net, arithmetic), low, high), [ALL] * len(low), None)
+        box = np.sort(rng.integers(0, len(low), 12)) if len(low) > 1 else None
+        rows = rng.normal(size=(12, net.nodes[-1].size))
+        constant, error = rng.normal(size=12) * 9, rng.random(12)
+        form = Form(len(net.nodes) - 1, *map(arithmetic.array, (rows, constant, error)))
+        whole = lowest(bounds, form, box, Choice(mode), None)
+        assert (beyond(bounds, form, box, mode, None, np.full(12, np.inf)) == whole).all()
+        enough = whole - rng.exponential(4.0, 12)
+        found = beyond(bounds, form, box, mode, None, enough)
+        stopped = found != whole
+        assert (found[stopped] > enough[stopped]).all()
+        early += int(stopped.sum())
+        for k, b in enumerate(np.zeros(12, dtype=int) if box is None else box):
+            for x in samples(low[b], high[b], seed, 2):
+                y = values(graph, x.reshape(graph.input_shape))[-1].ravel()
+                assert found[k] <= fractions(rows[k]) @ y + fractions(constant - error)[k]
+    assert early
 
 
 def affine_bounds_are_exact_minima(tries: int = 60) -> None:
@@ -1013,6 +1039,7 @@ LAWS = (
     no_tree_proves_a_falsehood,
     every_interval_holds,
     every_pass_is_below,
+    rows_stop_where_it_is_enough,
     exact_arithmetic_agrees,
 )
 __all__ = ["LAWS", "Concat", "Select", "check_cases"]

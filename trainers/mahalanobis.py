@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from certify.errors import UsageError
 from certify.trainers.ascent import ascend, wrongness
-from certify.trainers.objective import Ball, Batch
+from certify.trainers.objective import Ball, Batch, ramped
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +63,8 @@ class Mmc:
     """mean |z - mu_y|^2 / 2, z the features (Pang et al. 2020); with epsilon > 0 at adversarial examples.
 
     The attack is PGD on the head's own margins, which are differences of squared distances and never saturate as a
-    softmax of them does. length is C_MM.
+    softmax of them does. length is C_MM. ramp: the fractions of the training between which the radius grows linearly
+    from 0.
     """
 
     epsilon: float = 0.0
@@ -73,16 +74,17 @@ class Mmc:
     step: float = 0.25
     length: float = 10.0
     features: int = 256
+    ramp: tuple[float, float] = (0.0, 0.0)
 
     def __call__(self, module: torch.nn.Module, batch: Batch) -> torch.Tensor:
         body, head = parts(module)
-        points = batch.x
-        if self.epsilon > 0:
-            ball = Ball(self.epsilon, "linf", self.low, self.high)
+        points, epsilon = batch.x, self.epsilon * ramped(batch.progress, self.ramp)
+        if epsilon > 0:
+            ball = Ball(epsilon, "linf", self.low, self.high)
             with batch.attacking(module):
                 start = ball.draw(points, batch.generator)
                 score = lambda p: wrongness(module(p).to(p.dtype), batch.y)  # noqa: E731
-                points = ascend(score, points, start, ball, self.steps, self.step * self.epsilon)
+                points = ascend(score, points, start, ball, self.steps, self.step * epsilon)
         apart = body(points) - head.weight[batch.y] / 2
         loss: torch.Tensor = apart.square().sum(1).mean() / 2
         return loss

@@ -50,6 +50,15 @@ def test_losses_by_hand() -> None:
     assert attacked.item() == pytest.approx((10 - 5) ** 2 / 2)
 
 
+def test_the_radius_grows_along_the_ramp() -> None:
+    module, objective = with_centres(nn.Identity(), centres(2, 1)), Mmc(2.0, -20.0, 20.0, ramp=(0.2, 0.6))
+    losses = [
+        objective(module, Batch(torch.tensor([[7.0]]), torch.tensor([0]), at, torch.Generator())).item()
+        for at in (0.2, 0.4, 0.6, 1.0)
+    ]
+    assert losses == pytest.approx([(10 - x) ** 2 / 2 for x in (7, 6, 5, 5)])
+
+
 def test_the_attack_runs_in_evaluation_mode() -> None:
     modes = []
     module = with_centres(nn.Identity(), centres(2, 1)).train()

@@ -52,6 +52,10 @@ def _mlp(shape: Shape, classes: int, width: float) -> torch.nn.Module:
 ARCHITECTURES: Mapping[str, tuple[str, Builder]] = {
     "mlp": ("two hidden layers of 256", _mlp),
     "cnn-small": ("Wong-Kolter: 16 4x4 s2, 32 4x4 s2, FC 100", _cnn(WONG_KOLTER, 100, batch_norm=False)),
+    "cnn-small-bn": (
+        "cnn-small, trained with BatchNorm, which the export folds into the weights",
+        _cnn(WONG_KOLTER, 100, batch_norm=True),
+    ),
     "cnn3": ("3x3: 64 s2, FC 512, BatchNorm", _cnn(CNN3, 512, batch_norm=True)),
     "cnn5": ("3x3: 64, 64 s2, 128 s2, FC 512, BatchNorm", _cnn(CNN5, 512, batch_norm=True)),
     "cnn7": ("3x3: 64, 64, 128 s2, 128, 128, FC 512, BatchNorm", _cnn(CNN7, 512, batch_norm=True)),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+import onnx
 import pytest
 import torch
 from torch import nn
 
 from certify.bounding.api import bounds
 from certify.errors import UsageError
-from certify.frontends.torch_export import evaluation
+from certify.frontends.torch_export import evaluation, onnx_bytes
 from certify.models.registry import ARCHITECTURES, build
 
 # Parameters at width 1, counted by hand from the papers' tables or known from them.
@@ -36,6 +37,17 @@ def test_cnn7_is_five_convolutions_and_two_dense_layers_with_batch_norm() -> Non
     dense = [m for m in module.modules() if isinstance(m, nn.Linear)]
     assert [(d.in_features, d.out_features) for d in dense] == [(128 * 14 * 14, 512), (512, 10)]
     assert sum(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in module.modules()) == 6
+
+
+def test_batch_norm_of_the_small_network_is_folded_away() -> None:
+    torch.manual_seed(0)
+    files = []
+    for name in ("cnn-small", "cnn-small-bn"):
+        module = build(name, (1, 28, 28), 10).train()
+        module(torch.randn(8, 1, 28, 28))  # statistics that are not those of a fresh layer
+        graph = onnx.load_from_string(onnx_bytes(module, torch.rand(1, 1, 28, 28))).graph
+        files.append(([n.op_type for n in graph.node], sorted(tuple(i.dims) for i in graph.initializer)))
+    assert files[0] == files[1]
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))

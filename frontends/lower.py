@@ -207,9 +207,11 @@ class Builder:
 
     def pad(self, x: int, widths: Sequence[tuple[int, int]], value: float = 0.0, mode: str = "constant") -> int:
         """numpy.pad per axis; a negative width crops. mode: constant, edge, reflect or wrap."""
-        crop = tuple(slice(-min(b, 0), n + min(e, 0)) for (b, e), n in zip(widths, self.shape(x), strict=True))
+        crop = tuple(slice(-min(b, 0), max(n + min(e, 0), 0)) for (b, e), n in zip(widths, self.shape(x), strict=True))
         grow = [(max(b, 0), max(e, 0)) for b, e in widths]
         places = self.places(x)[crop]
+        if any(n < 1 or (mode == "reflect" and max(g) >= n) for n, g in zip(places.shape, grow, strict=True)):
+            raise ModelError(f"node {self.name}: pads {widths} cut off, or reflect, more than {self.shape(x)} has")
         if mode == "constant":
             moved = np.pad(places, grow, mode="constant", constant_values=-1)
         elif mode in ("edge", "reflect", "wrap"):

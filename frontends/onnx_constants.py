@@ -21,8 +21,10 @@ EXACT_ON_FLOATS = {
 # Ops that are exact on integers and booleans, besides those above.
 EXACT_ON_INTEGERS = {
     *("Add", "Sub", "Mul", "Div", "Mod", "Not", "And", "Or", "Xor", "ReduceProd", "ReduceSum", "CumSum", "Sum"),
-    *("Pow", "Range", "TopK", "OneHot", "ArgMax", "ArgMin", "Unique"),
+    *("Range", "TopK", "OneHot", "ArgMax", "ArgMin"),
 }
+LARGEST_INTEGER = 2.0**31
+SMALLEST = np.finfo(np.float64).smallest_subnormal
 FOLDABLE = EXACT_ON_FLOATS | EXACT_ON_INTEGERS | {"Constant", "ConstantOfShape", "Sqrt", "Reciprocal"}
 
 
@@ -51,11 +53,26 @@ def _computed(call: Call) -> list[Tensor]:
     is_exact = not any(np.any(c.error) for c in constants)
     if is_exact and (call.op_type in EXACT_ON_FLOATS or (not is_float and call.op_type in EXACT_ON_INTEGERS)):
         call.read.update(call.attributes)
+        if any(c.value.dtype.kind == "f" and np.isnan(c.value).any() for c in constants):
+            raise Unsupported("its constants hold NaN, which runtimes treat differently")
+        if call.op_type in ("Mod", "ReduceSum", "ReduceProd"):
+            sizes = np.abs(constants[0].value, dtype=np.float64)
+            if (sizes.clip(1).prod() if call.op_type == "ReduceProd" else sizes.sum()) >= LARGEST_INTEGER:
+                raise Unsupported("for such large integers runtimes compute it in floats")
         arrays = [t.value if isinstance(t, Known) else None for t in call.inputs]
         return [exact(a) for a in reference(call, arrays)]
     if is_float:
-        return [_arithmetic(call, [weights(finite(c)) for c in constants])]
+        return [_as_computed(_arithmetic(call, [weights(finite(c)) for c in constants]), constants[0].value.dtype)]
     raise Unsupported("it cannot be folded; export with constant folding, or simplify the file before (onnxsim)")
+
+
+def _as_computed(found: Known, kind: np.dtype[Any]) -> Known:
+    """Exact only where the operands' type holds the number, which then is what a runtime computes."""
+    if np.any(found.error):
+        return found
+    held = found.value.astype(kind)
+    error = np.where(held == found.value, 0.0, SMALLEST)
+    return Known(found.value, error) if error.any() else exact(held)
 
 
 def _arithmetic(call: Call, constants: list[Known]) -> Known:
@@ -105,7 +122,7 @@ def _filled(call: Call) -> Known:
 
 
 def _cast(call: Call) -> Known:
-    """Between floats a cast is the identity of real arithmetic; to and from integers it is computed."""
+    """Stored numbers are rounded to the type; between floats, a computed one stays the real number that it is."""
     source = call.input(0)
     assert isinstance(source, Known)
     if call.op_type == "CastLike":
@@ -117,13 +134,18 @@ def _cast(call: Call) -> Known:
     call.attribute("saturate")
     call.attribute("round_mode")
     kind = source.value.dtype.kind
-    if target.kind == kind == "f":
+    if target.kind == kind == "f" and np.any(source.error):
         return source
     if target.kind not in "fiub" or kind not in "fiub" or np.any(source.error):
         raise Unsupported(f"a cast of a constant from {source.value.dtype} to {target} is not supported")
-    result = source.value.astype(target)
-    if target.kind == "f" and not np.array_equal(result.astype(np.float64), source.value.astype(np.float64)):
-        raise Unsupported(f"an integer constant does not fit into {target} exactly")
+    with np.errstate(over="ignore", invalid="ignore"):
+        result, number = source.value.astype(target), source.value.astype(np.float64)
+        narrow = number.astype(np.float32).astype(target)
+    mixed = target.kind != "b" and "f" in (kind, target.kind) and kind != target.kind
+    if mixed and not np.array_equal(result, np.trunc(number)):
+        raise Unsupported(f"a constant does not fit into {target}")
+    if target == np.float16 and not np.array_equal(result, narrow, equal_nan=True):
+        raise Unsupported(f"how a constant of {source.value.dtype} is rounded to float16 depends on the runtime")
     return exact(result)
 
 

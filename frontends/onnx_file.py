@@ -162,10 +162,7 @@ def prepare(source: Source) -> Any:
     proto = onnx.ModelProto()
     proto.CopyFrom(source.proto)
     opset = opset_of(proto, source.name)
-    if proto.functions:
-        from onnx.inliner import inline_local_functions
-
-        proto = inline_local_functions(proto)
+    proto = _inlined(proto, source.name)
     del proto.graph.value_info[:]
     del proto.training_info[:]
     proto.ir_version = min(proto.ir_version, RUNTIME_IR)
@@ -179,6 +176,27 @@ def prepare(source: Source) -> Any:
         if len(dims) and dims[0].HasField("dim_value") and dims[0].dim_value <= 0:
             dims[0].dim_param = "batch"
     return proto
+
+
+def _inlined(proto: Any, name: str) -> Any:
+    """The model without functions. The calls get the default values of attributes, which onnx's inliner forgets."""
+    if not proto.functions:
+        return proto
+    from onnx.inliner import inline_local_functions
+
+    functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
+    for domain, function, _ in functions:
+        if domain in ("", "ai.onnx"):  # the standard leaves it to the runtime which of the two it takes
+            raise ModelError(f"{name}: its function {function!r} bears the name of the standard domain; rename it")
+    for node in (*proto.graph.node, *(n for f in proto.functions for n in f.node)):
+        called = functions.get((node.domain, node.op_type, node.overload))
+        if called is None:
+            continue
+        given = {a.name for a in node.attribute}
+        if missing := set(called.attribute) - given:
+            raise ModelError(f"{name}: node {node.name!r} does not give attribute {min(missing)!r} of {called.name!r}")
+        node.attribute.extend(a for a in called.attribute_proto if a.name not in given)
+    return inline_local_functions(proto)
 
 
 def since_version(node: Any, opset: int) -> int | None:

@@ -225,12 +225,14 @@ def geometry(call: Call, spatial: ShapeN, kernel: ShapeN, ceil: bool = False) ->
     if mode == "VALID":
         pads = (0,) * (2 * rank)
     elif mode in ("SAME_UPPER", "SAME_LOWER"):
-        if call.op_type.endswith("Pool") and max(dilation) > 1:  # onnxruntime pads as if there were no dilation
-            raise Unsupported(f"auto_pad={mode!r} with dilations {dilation} is not supported; state the pads")
         total = [
-            max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
+            (-(-n // s) - 1) * s + (k - 1) * d + 1 - n
             for n, s, k, d in zip(spatial, stride, kernel, dilation, strict=True)
         ]
+        # Without enough to pad, or with dilations, onnxruntime places the windows otherwise, or refuses.
+        if call.op_type != "ConvTranspose" and (min(total) < -1 or max(dilation) > 1):
+            raise Unsupported(f"auto_pad={mode!r} with strides {stride} and dilations {dilation}: state the pads")
+        total = [max(t, 0) for t in total]
         small, large = [t // 2 for t in total], [t - t // 2 for t in total]
         pads = tuple(small + large if mode == "SAME_UPPER" else large + small)
     elif mode != "NOTSET":

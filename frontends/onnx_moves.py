@@ -238,7 +238,10 @@ def _(call: Call) -> Tensor:
     where = [slice(None)] * rank
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         i = axis_of(axis, rank)
-        where[i] = _clamped(start, end, step, tensor_shape(tensor)[i])
+        size = tensor_shape(tensor)[i]
+        where[i] = _clamped(start, end, step, size)
+        if step < 0 and not range(*where[i].indices(size)):  # onnxruntime takes the largest integer as "all"
+            raise Unsupported(f"a slice backward from {start} to {end} of {size} is empty")
     return call.move(tensor, lambda a: a[tuple(where)])
 
 

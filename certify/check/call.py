@@ -12,7 +12,7 @@ import onnx
 from certify.check import constants
 from certify.check.constants import Constant, exact
 from certify.check.errors import Rejected
-from certify.check.sketch import Array, Sketch, Tensor, Value
+from certify.check.sketch import LARGEST, Array, Sketch, Tensor, Value
 
 
 @dataclass
@@ -102,19 +102,25 @@ class Call:
     def folded(self) -> list[Constant]:
         """The outputs of a node all of whose inputs are exact or float constants."""
         operands = [t for t in self.inputs if isinstance(t, Constant)]
-        is_float = any(t.is_float for t in operands)
-        known = constants.CHOOSE if is_float else constants.CHOOSE | constants.COUNT
+        whole = all(t.lower.dtype.kind in "iub" for t in operands)
+        known = constants.CHOOSE | constants.COUNT if whole else constants.CHOOSE
         if self.op in known and all(t.exact for t in operands):
             if self.attributes.get("reduction", "none") != "none":
                 raise Rejected("it adds up constants")  # in their own type: that rounds
             if self.op in ("Div", "Mod") and any((t.lower < 0).any() for t in operands):
                 raise Rejected("a quotient of negative integers")
+            if self.op in ("Mod", "ReduceSum", "ReduceProd"):
+                sizes = np.abs(operands[0].lower, dtype=np.float64)
+                if (sizes.clip(1).prod() if self.op == "ReduceProd" else sizes.sum()) >= LARGEST:
+                    raise Rejected("large integers")  # for which runtimes compute these in floats
+            if any(t.is_float and np.isnan(t.lower).any() for t in operands):
+                raise Rejected("a constant holds NaN")
             arrays = [t.lower if isinstance(t, Constant) else None for t in self.inputs]
             return [exact(a) for a in self.reference(arrays)]
-        if not is_float:
+        if whole:
             raise Rejected("this op on constants is not supported; fold constants in the file")
         self.sketch.doubt("computes a constant, which a runtime may round step by step")
-        return [constants.arithmetic(self.op, operands)]
+        return [constants.computed(self.op, operands)]
 
 
 Handler = Callable[[Call], "Tensor | list[Tensor]"]

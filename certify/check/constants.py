@@ -153,7 +153,8 @@ def bias_of(a: Constant) -> tuple[Float64, Float64 | float]:
     if a.exact:
         return a.lower, 0.0
     value = np.asarray(a.lower + (a.upper - a.lower) / 2)
-    error = np.asarray(np.nextafter(np.maximum(a.upper - value, value - a.lower), np.inf))
+    error = np.nextafter(np.maximum(a.upper - value, value - a.lower), np.inf)
+    error = np.asarray(np.where(a.lower < a.upper, error, 0.0))
     if not (np.isfinite(value).all() and np.isfinite(error).all()):
         raise Rejected("a computed constant is too wide")
     return value, error
@@ -167,7 +168,7 @@ CHOOSE = {
 }
 COUNT = {  # exact on integers and booleans
     *("Add", "Sub", "Mul", "Div", "Mod", "Not", "And", "Or", "Xor", "ReduceProd", "ReduceSum", "CumSum", "Sum"),
-    *("Pow", "Range", "TopK", "OneHot", "ArgMax", "ArgMin", "Unique"),
+    *("Range", "TopK", "OneHot", "ArgMax", "ArgMin"),
 }
 POWERS: dict[float, Callable[[Constant], Constant]] = {
     1.0: lambda a: a,
@@ -177,6 +178,15 @@ POWERS: dict[float, Callable[[Constant], Constant]] = {
     -1.0: lambda a: divide(ONE, a),
 }
 BINARY = {"Add": add, "Sub": lambda a, b: add(a, negative(b)), "Mul": multiply, "Div": divide}
+
+
+def computed(op: str, operands: list[Constant]) -> Constant:
+    """An op on stored floats in real arithmetic; exact only where their type holds it, so that a runtime gets it."""
+    found = arithmetic(op, operands)
+    held = found.lower.astype(operands[0].lower.dtype)
+    if found.exact and np.array_equal(held, found.lower):
+        return exact(held)
+    return Constant(found.lower, found.upper.copy())
 
 
 def arithmetic(op: str, operands: list[Constant]) -> Constant:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 from onnx import TensorProto, helper
 
 from certify.check.call import Call, handles
-from certify.check.constants import ONE, Constant, exact
+from certify.check.constants import FLOATS, ONE, Constant, exact
 from certify.check.errors import Rejected
 from certify.check.network import Concat
 from certify.check.sketch import Array, Tensor, Value
@@ -72,8 +73,24 @@ def _(call: Call) -> Tensor:
     return call.data().move(lambda a: np.broadcast_to(a, shape))
 
 
-@handles("Split", since=(2, 11, 13, 18), moves=True)
 @handles("Slice", since=(1, 10, 11, 13), moves=True)
+def _(call: Call) -> Tensor:
+    """Starts and ends are clamped as ONNX says, which is not Python's way where steps go backward."""
+    found = call.data()
+    starts, ends = call.settings("starts", 1) or [], call.settings("ends", 2) or []
+    axes = call.settings("axes", 3) or range(len(starts))
+    for start, end, axis, step in zip(starts, ends, axes, call.settings("steps", 4) or [1] * len(starts), strict=True):
+        size = found.shape[axis]
+        low, high = (0, size) if step > 0 else (-1, size - 1)
+        start, end = (n + size if n < 0 else n for n in (start, end))
+        places = list(range(min(max(start, 0), high), min(max(end, low), high), step))
+        if step < 0 and not places:
+            raise Rejected("a slice backward of nothing")  # onnxruntime reads one up to the largest integer as all
+        found = found.move(partial(np.take, indices=np.array(places, dtype=np.int64), axis=axis))
+    return found
+
+
+@handles("Split", since=(2, 11, 13, 18), moves=True)
 @handles("Gather", since=(1, 11, 13), moves=True)
 @handles("Tile", since=(6, 13), moves=True)
 @handles("DepthToSpace", "SpaceToDepth", "GatherElements", "GatherND", since=(1, 11, 12, 13, 28), moves=True)
@@ -113,7 +130,7 @@ def _(call: Call) -> Tensor:
 @handles("Cast", since=(6, 9, 13, 19, *WIDER, 28), moves=True)
 @handles("CastLike", since=(15, 19, *WIDER), moves=True)
 def _(call: Call) -> Tensor:
-    """Between floats a cast is the identity of real arithmetic."""
+    """Stored numbers are rounded to the type; what depends on the input, or was computed, stays the real number."""
     call.attribute("saturate")
     call.attribute("round_mode")
     data = call.data()
@@ -124,13 +141,15 @@ def _(call: Call) -> Tensor:
         kind = np.dtype(helper.tensor_dtype_to_np_dtype(call.attribute("to", TensorProto.UNDEFINED)))
     if kind == np.float16:
         call.sketch.doubt("casts to float16")
-    if kind in (np.float16, np.float32, np.float64) and (isinstance(data, Value) or data.is_float):
+    if kind in FLOATS and (isinstance(data, Value) or (data.is_float and not data.exact)):
         return data
     if not isinstance(data, Constant) or not data.exact or {kind.kind, data.lower.dtype.kind} - set("fiub"):
         raise Rejected(f"a cast to {kind}")
-    result = data.lower.astype(kind)
-    if kind.kind == "f" and not np.array_equal(result.astype(np.float64), data.lower.astype(np.float64)):
-        raise Rejected(f"integers that do not fit into {kind}")
+    result, number = data.lower.astype(kind), data.lower.astype(np.float64)
+    if kind != np.bool_ and (kind in FLOATS) != data.is_float and not np.array_equal(result, np.trunc(number)):
+        raise Rejected(f"numbers that do not fit into {kind}")
+    if kind == np.float16 and not np.array_equal(result, number.astype(np.float32).astype(kind), equal_nan=True):
+        raise Rejected("numbers that are rounded to float16 otherwise where float32 comes between")
     return exact(result)
 
 
@@ -141,14 +160,13 @@ def _(call: Call) -> Tensor:
     if any(len(t.shape) != rank for t in tensors) or not -rank <= axis < rank:
         raise Rejected(f"shapes {[t.shape for t in tensors]} do not join along axis {axis}")
     axis %= rank
-    tensors = [t for t in tensors if 0 not in t.shape] or tensors[:1]
     constants = [t for t in tensors if isinstance(t, Constant)]
     if len(constants) == len(tensors):
         lower = np.concatenate([t.lower for t in constants], axis=axis)
         if all(t.exact for t in constants):
             return exact(lower)
         return Constant(lower, np.concatenate([t.upper for t in constants], axis=axis))
-    values = [call.sketch.constant(t) if isinstance(t, Constant) else t for t in tensors]
+    values = [call.sketch.constant(t) if isinstance(t, Constant) else t for t in tensors if 0 not in t.shape]
     if len({(*v.shape[:axis], *v.shape[axis + 1 :]) for v in values}) != 1:
         raise Rejected(f"shapes {[v.shape for v in values]} do not join along axis {axis}")
     shape = (*values[0].shape[:axis], sum(v.shape[axis] for v in values), *values[0].shape[axis + 1 :])
@@ -176,12 +194,15 @@ def _(call: Call) -> Tensor:
         widths[axis] = (begin, end)
     grow = [(max(begin, 0), max(end, 0)) for begin, end in widths]
     crop = tuple(slice(max(-b, 0), max(n + min(e, 0), 0)) for n, (b, e) in zip(shape, widths, strict=True))
+    places = np.arange(math.prod(shape), dtype=np.int64).reshape(shape)[crop]
     fill = call.attribute("value", 0.0) if call.input(2) is None else call.constant(2).number()
     mode = call.attribute("mode", "constant")
     if mode not in ("constant", "edge", "reflect", "wrap") or not np.isfinite(fill):
         raise Rejected(f"mode {mode!r} with {fill}")
+    if any(n < 1 or (mode == "reflect" and max(g) >= n) for g, n in zip(grow, places.shape, strict=True)):
+        raise Rejected(f"pads {pads} that cut off, or reflect, more than an input of shape {shape} has")
     more = {"constant_values": -1} if mode == "constant" else {}
-    places = np.pad(np.arange(math.prod(shape), dtype=np.int64).reshape(shape)[crop], grow, mode=mode, **more)
+    places = np.pad(places, grow, mode=mode, **more)
     result = value.select(places)
     return result.scale(ONE, exact(np.where(places < 0, fill, 0.0))) if fill else result
 

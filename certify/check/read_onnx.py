@@ -85,8 +85,17 @@ def _loaded(data: bytes, path: Path | None) -> tuple[Any, list[Path]]:
 def _parsed(data: bytes, path: Path | None) -> Any:
     """The model with its external data, functions inlined."""
     proto, _ = _loaded(data, path)
+    functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
+    if any(f.domain in STANDARD for f in proto.functions):
+        raise Rejected("model: a function in the standard's domain: some runtimes take it, some the standard's op")
+    for node in [*proto.graph.node, *(n for f in proto.functions for n in f.node)]:
+        if (called := functions.get((node.domain, node.op_type, node.overload))) is not None:
+            given = {a.name for a in node.attribute}
+            if missing := set(called.attribute) - given:
+                raise Rejected(f"model: node {node.name!r}: attribute {min(missing)!r} of its function is not given")
+            node.attribute.extend(a for a in called.attribute_proto if a.name not in given)  # onnx's inliner does not
     try:
-        return inline_local_functions(proto) if proto.functions else proto
+        return inline_local_functions(proto) if functions else proto
     except Exception as error:
         raise Rejected(f"model: its functions cannot be inlined ({error})") from error
 
@@ -100,9 +109,14 @@ def _read(proto: Any, before: Before, dropped: bool) -> Network:
     if graph.sparse_initializer:
         raise Rejected("model: sparse weights")
     stored = {t.name: t for t in graph.initializer}
-    source, output = _ends(graph, stored)
+    inputs = [v for v in graph.input if v.name not in stored]
+    written = [*(v.name for v in [*inputs, *graph.initializer]), *(o for n in graph.node for o in n.output if o)]
+    if len(set(written)) != len(written):
+        raise Rejected("model: a name that is written twice")  # which one is read, runtimes do not agree on
+    source, result = _ends(graph, inputs)
+    output = result.name
     nodes = _needed(graph, output)
-    shape, kind = _input(source, graph)
+    shape, kind = _input(source, result)
     sketch = Sketch()
     if kind == np.float16:
         sketch.doubt("is float16")
@@ -117,10 +131,7 @@ def _read(proto: Any, before: Before, dropped: bool) -> Network:
                 if given in stored and given not in known:
                     known[given] = exact(numpy_helper.to_array(stored[given]))
             results = _outputs(_call(node, min(versions), known, used, sketch))
-            for written, result in zip(node.output, results, strict=False):
-                if written in known or written in stored:
-                    raise Rejected(f"{written!r} is written twice")
-                known[written] = result
+            known |= zip(node.output, results, strict=False)
         except Rejected as reason:
             raise Rejected(f"model: node {name!r} ({node.op_type}): {reason.reason}") from reason
         except (ValueError, IndexError, TypeError, KeyError, AttributeError, AssertionError, ArithmeticError) as error:
@@ -133,20 +144,17 @@ def _read(proto: Any, before: Before, dropped: bool) -> Network:
     return sketch.finished(last)
 
 
-def _ends(graph: Any, stored: dict[str, Any]) -> tuple[Any, str]:
-    """The only input, and the name of the only output that depends on one."""
-    inputs = [v for v in graph.input if v.name not in stored]
-    names = {v.name for v in inputs}
+def _ends(graph: Any, inputs: Sequence[Any]) -> tuple[Any, Any]:
+    """The only input that is read, and the only output that depends on it."""
 
-    def reads(output: str) -> set[str]:
-        return names & ({output} | {i for node in _needed(graph, output) for i in node.input})
+    def read(output: Any) -> list[Any]:
+        names = {output.name} | {i for node in _needed(graph, output.name) for i in node.input}
+        return [v for v in inputs if v.name in names]
 
-    outputs = [v.name for v in graph.output]
-    if len(outputs) > 1:
-        outputs = [name for name in outputs if reads(name)]
+    outputs = [output for output in graph.output if len(graph.output) == 1 or read(output)]
     if len(outputs) != 1:
         raise Rejected(f"model: {len(outputs)} outputs that depend on the input")
-    real = [v for v in inputs if v.name in reads(outputs[0])]
+    real = read(outputs[0])
     if len(real) != 1:
         raise Rejected(f"model: {len(real)} inputs")
     return real[0], outputs[0]
@@ -162,7 +170,7 @@ def _needed(graph: Any, output: str) -> list[Any]:
     return kept[::-1]
 
 
-def _input(source: Any, graph: Any) -> tuple[Shape, Any]:
+def _input(source: Any, output: Any) -> tuple[Shape, Any]:
     """The input's shape with the batch axis, which is its first if that is 1, 0 or dynamic, at length 1; its type."""
     tensor = source.type.tensor_type
     if tensor.elem_type not in FLOATS or not tensor.HasField("shape"):
@@ -172,7 +180,7 @@ def _input(source: Any, graph: Any) -> tuple[Shape, Any]:
         dims[0] = 1
     if not dims or min(dims) < 1:
         raise Rejected(f"model: input {source.name!r} of shape {dims}; only the batch may be open")
-    out = graph.output[0].type.tensor_type.shape.dim
+    out = output.type.tensor_type.shape.dim
     if dims[0] != 1 and len(dims) > 1 and len(out) and out[0].dim_value == dims[0]:
         raise Rejected(f"model: input {source.name!r} has a fixed batch of {dims[0]}")
     return tuple(dims), FLOATS[tensor.elem_type]
@@ -217,6 +225,8 @@ def _call(node: Any, opset: int, known: dict[str, Tensor], used: set[str], sketc
     attributes = {a.name: _attribute(a) for a in node.attribute}
     if len(attributes) != len(node.attribute) or set(attributes) - set(schema.attributes) or schema.deprecated:
         raise Rejected("an attribute that the op does not have, or twice, or a deprecated op")
+    if not schema.min_input <= len(node.input) <= schema.max_input:
+        raise Rejected(f"{len(node.input)} inputs")
     inputs = tuple(known[i] if i else None for i in node.input)
     outputs = tuple(bool(o) and o in used for o in node.output)
     node.domain = ""

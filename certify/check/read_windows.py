@@ -61,7 +61,7 @@ class Windows:
 
 def windows(call: Call, spatial: Shape, kernel: Shape) -> Windows:
     """Of a convolution or pooling; auto_pad worked out."""
-    rank, pooling = len(spatial), call.op.endswith("Pool")
+    rank = len(spatial)
     stride = tuple(call.attribute("strides", [1] * rank))
     dilation = tuple(call.attribute("dilations", [1] * rank))
     pads = tuple(call.attribute("pads", [0] * (2 * rank)))
@@ -75,12 +75,13 @@ def windows(call: Call, spatial: Shape, kernel: Shape) -> Windows:
     elif auto in ("SAME_UPPER", "SAME_LOWER"):
         sizes = zip(spatial, kernel, stride, dilation, strict=True)
         total = [(-(-n // s) - 1) * s + (k - 1) * d + 1 - n for n, k, s, d in sizes]
-        if pooling and (min(total) < 0 or max(dilation) > 1):  # onnxruntime places the windows otherwise
+        # For these onnxruntime places the windows otherwise, or refuses.
+        if call.op != "ConvTranspose" and (min(total) < -1 or max(dilation) > 1):
             raise Rejected(f"auto_pad {auto} with strides {stride} and dilations {dilation} of a kernel {kernel}")
         pads = halved([max(t, 0) for t in total], auto)
     elif auto != "NOTSET":
         raise Rejected(f"auto_pad {auto!r}")
-    return Windows(spatial, kernel, stride, dilation, pads, pooling and bool(call.attribute("ceil_mode", 0)))
+    return Windows(spatial, kernel, stride, dilation, pads, bool(call.attribute("ceil_mode", 0)))
 
 
 def halved(total: Sequence[int], auto: str) -> Shape:

@@ -68,7 +68,7 @@ def gather_nd(rng: Rng) -> Drawn:
 def pad(rng: Rng) -> Drawn:
     s = shape(rng)
     mode = str(rng.choice(["constant", "edge", "reflect", "constant"]))
-    low = -1 if mode == "constant" else 0
+    low = -3 if mode == "constant" else 0
     widths = [int(rng.integers(low, max(min(n - 1, 3), low) + 1)) for n in (*s, *s)]
     constants = {"p": i64(*widths), "v": np.float32(rng.choice([0.0, 1.5]))}
     return [("Pad", ["x", "p", "v"], {"mode": mode})], constants, s, int(rng.choice([11, 13, 18, 19]))
@@ -154,15 +154,15 @@ def resize(rng: Rng) -> Drawn:
 
 def geometry(rng: Rng, s: tuple[int, ...], kernel: list[int], *, pooling: bool) -> dict[str, Any]:
     rank = len(kernel)
-    how: dict[str, Any] = {"strides": rng.integers(1, 4, rank).tolist()}
+    how: dict[str, Any] = {"strides": rng.integers(1, 5, rank).tolist()}
     auto = str(rng.choice(["NOTSET", "NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]))
     if auto == "NOTSET":
         how["pads"] = [int(rng.integers(0, max(k, 1))) for k in (*kernel, *kernel)]
         how["dilations"] = rng.integers(1, 3, rank).tolist()
-        if pooling and rng.random() < 0.5:
-            how["ceil_mode"] = 1
     else:
         how["auto_pad"] = auto
+    if pooling and rng.random() < 0.5:
+        how["ceil_mode"] = 1
     return how
 
 
@@ -186,10 +186,13 @@ def conv_transpose(rng: Rng) -> Drawn:
     s = (1, 2 * groups, *(int(n) for n in rng.integers(2, 5, rank)))
     kernel = rng.integers(1, 4, rank).tolist()
     how = geometry(rng, s, kernel, pooling=False)
-    if "pads" in how and rng.random() < 0.5:
-        how["output_padding"] = [
-            int(rng.integers(0, max(a, b))) for a, b in zip(how["strides"], how["dilations"], strict=True)
-        ]
+    dilations = how.get("dilations", [1] * rank)
+    extra = [int(rng.integers(0, max(a, b))) for a, b in zip(how["strides"], dilations, strict=True)]
+    if rng.random() < 0.5:
+        how["output_padding"] = extra
+    if rng.random() < 0.3:
+        sizes = zip(s[2:], how["strides"], kernel, dilations, strict=True)
+        how["output_shape"] = [max((n - 1) * a + (k - 1) * d + 1 - int(rng.integers(0, 3)), 1) for n, a, k, d in sizes]
     return [("ConvTranspose", ["x", "w"], {"group": groups, **how})], {"w": f(2 * groups, 3, *kernel)}, s, 13
 
 
@@ -199,9 +202,10 @@ def pool(rng: Rng) -> Drawn:
     kernel = rng.integers(1, 4, rank).tolist()
     how = geometry(rng, s, kernel, pooling=True)
     if rng.random() < 0.5:
-        return [("MaxPool", ["x"], {"kernel_shape": kernel, **how})], {}, s, 12
+        return [("MaxPool", ["x"], {"kernel_shape": kernel, **how})], {}, s, int(rng.choice([10, 12, 22]))
     how["count_include_pad"] = int(rng.integers(0, 2))
-    return [("AveragePool", ["x"], {"kernel_shape": kernel, **how})], {}, s, 19
+    opset = 19 if "dilations" in how else int(rng.choice([10, 11, 22]))
+    return [("AveragePool", ["x"], {"kernel_shape": kernel, **how})], {}, s, opset
 
 
 def matmul(rng: Rng) -> Drawn:

@@ -17,7 +17,7 @@ from check_evaluate import evaluate, unit_sizes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from onnx_cases import append, chain, image_net, mlp
+from onnx_cases import append, chain, f, i64, image_net, mlp
 from onnx_tables import CHAINS, TABLE, Case, network
 
 from certify.check.content import Before
@@ -237,6 +237,88 @@ def scattered(reduction: str) -> bytes:
     return bytes(chain(steps, constants, (1, 4)).SerializeToString())
 
 
+def shifted(steps: list[Any], **constants: Any) -> bytes:
+    """x and what these nodes make of constants, its numbers one by one, added."""
+    last = f"t{len(steps) - 1}"
+    more = [("Cast", [last], {"to": 1}), ("Reshape", [f"t{len(steps)}", "flat"], {})]
+    more += [("Concat", [f"t{len(steps) + 1}", "one"], {"axis": 0}), ("Add", ["x", f"t{len(steps) + 2}"], {})]
+    return bytes(chain(steps + more, {**constants, "flat": i64(-1), "one": f(1)}, (1, 1)).SerializeToString())
+
+
+def seven() -> bytes:
+    proto = mlp(shape=(7, 4))
+    proto.graph.node.append(helper.make_node("Neg", ["b2"], ["z"]))
+    proto.graph.output.insert(0, helper.make_tensor_value_info("z", TensorProto.FLOAT, [3]))
+    return bytes(proto.SerializeToString())
+
+
+def double() -> Any:
+    return helper.make_node("Add", ["a", "a"], ["b"])
+
+
+def slope() -> Any:
+    """LeakyRelu with the attribute s of the function in which it stands."""
+    node = helper.make_node("LeakyRelu", ["a"], ["b"])
+    node.attribute.append(onnx.AttributeProto(name="alpha", ref_attr_name="s", type=onnx.AttributeProto.FLOAT))
+    return node
+
+
+def functional(
+    name: str, domain: str, body: list[Any], defaults: Any = (), attributes: Any = (), **given: Any
+) -> bytes:
+    """x -> a function of the file, of one input and one output."""
+    opsets = [helper.make_opsetid("", 13), helper.make_opsetid("own", 1)]
+    made = helper.make_function(domain, name, ["a"], ["b"], body, opsets[:1], attributes=attributes)
+    made.attribute_proto.extend(defaults)
+    node = helper.make_node(name, ["x"], ["y"], "call", domain=domain, **given)
+    ends = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3])] for n in ("x", "y")]
+    graph = helper.make_graph([node], "own", *ends)
+    return bytes(helper.make_model(graph, opset_imports=opsets, functions=[made], ir_version=8).SerializeToString())
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, 0.25), ({"s": 0.5}, 0.5)])
+def test_a_function_has_the_default_values_of_its_attributes(given: dict[str, float], expected: float) -> None:
+    """onnx's inliner forgets them, and so would compute with LeakyRelu's own 0.01."""
+    data = functional("F", "own", [slope()], [helper.make_attribute("s", 0.25)], **given)
+    network = assert_same(data)
+    x = np.array([[-1.0, 2.0, -3.0]], dtype=np.float32)
+    (theirs,) = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    assert theirs.tolist() == [[-expected, 2, -3 * expected]]
+    assert evaluate(network, x.astype(np.float64))[-1].tolist() == theirs[0].tolist()
+    assert load_model(data).graph(x.astype(np.float64)).tolist() == theirs.tolist()
+
+
+def agrees(data: bytes) -> None:
+    """Both readers and onnxruntime, on networks of one number."""
+    network = assert_same(data)
+    x = np.array([[0.375]], dtype=np.float32)
+    (theirs,) = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    np.testing.assert_allclose(evaluate(network, x.astype(np.float64))[-1], theirs.ravel(), rtol=1e-7)
+
+
+AS_COMPUTED: dict[str, bytes] = {
+    "0.1 rounded to float32 is that number": shifted(
+        [("Cast", ["a"], {"to": 1}), ("Equal", ["t0", "b"], {})], a=np.float64(0.1), b=np.float32(0.1)
+    ),
+    "2049 is 2048 in float16": shifted(
+        [("Cast", ["a"], {"to": 10}), ("Cast", ["t0"], {"to": 7})], a=np.float32([2049, 0.1])
+    ),
+    "beyond float32 is infinite": shifted([("Cast", ["a"], {"to": 1}), ("IsInf", ["t0"], {})], a=np.float64(1e300)),
+    "a sum that float32 holds": shifted([("Add", ["a", "b"], {}), ("Floor", ["t0"], {})], a=f(1), b=np.float32([0.0])),
+    "backward from beyond the beginning": shifted(
+        [("Slice", ["a", "b", "c", "d", "e"], {})], a=i64(7, 8, 9), b=i64(-5), c=i64(-6), d=i64(0), e=i64(-1)
+    ),
+    "joined of nothing and nothing": shifted(
+        [("Concat", ["a", "b"], {"axis": 1}), ("Shape", ["t0"], {})], a=np.zeros((0, 2)), b=np.zeros((0, 3))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AS_COMPUTED)
+def test_constants_are_those_that_onnxruntime_computes(name: str) -> None:
+    agrees(AS_COMPUTED[name])
+
+
 def test_putting_constants_elsewhere_is_exact() -> None:
     assert_same(scattered("none"))
 
@@ -274,6 +356,51 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         ).SerializeToString(),
         "'n0'.*negative",
     ),
+    "a constant twice": (
+        chain(
+            [("Constant", [], {"value_float": 1.0}), ("Mul", ["x", "t0"], {}), ("Constant", [], {"value_float": 2.0})],
+            {"t0": np.float32(3.0)},
+            (1, 4),
+        ).SerializeToString(),
+        "twice",
+    ),
+    "an input too many": (added(helper.make_node("Relu", ["y", "b2"], ["z"], "r")), "'r'.*2 inputs"),
+    "a batch of seven, as the second output": (seven(), "fixed batch of 7"),
+    "a power of integers": (shifted([("Pow", ["a", "b"], {})], a=i64(3), b=i64(39)), "'n0'.*not supported"),
+    "a product that runtimes round": (shifted([("ReduceProd", ["a"], {})], a=i64(3**20, 3**20)), "'n0'.*large"),
+    "a sum that runtimes round": (shifted([("ReduceSum", ["a"], {})], a=i64(2**60, 1)), "'n0'.*large"),
+    "NaN that is chosen among": (shifted([("ReduceMin", ["a"], {})], a=np.float32([np.nan, 1])), "'n0'.*NaN"),
+    "what float32 does not hold, rounded": (
+        shifted([("Mul", ["a", "b"], {}), ("Ceil", ["t0"], {})], a=np.float32(0.1), b=np.float32(10)),
+        "'n1'.*not supported",
+    ),
+    "what float32 does not hold, as an integer": (
+        shifted([("Add", ["a", "b"], {}), ("Cast", ["t0"], {"to": 7})], a=np.float32(1e8), b=np.float32(1)),
+        "'n1'.*cast",
+    ),
+    "out of an integer's range": (shifted([("Cast", ["a"], {"to": 2})], a=np.float32(300)), "'n0'.*fit"),
+    "a slice backward of nothing": (
+        shifted(
+            [("Slice", ["a", "b", "c", "d", "d_"], {})], a=i64(1, 2), b=i64(9), c=i64(2**63 - 1), d=i64(0), d_=i64(-1)
+        ),
+        "'n0'.*backward",
+    ),
+    "more cut off than there is": (
+        chain([("Pad", ["x", "p"], {})], {"p": i64(0, -5, 0, 9)}, (1, 4)).SerializeToString(),
+        "'n0'.*cut off",
+    ),
+    "reflected twice": (
+        chain([("Pad", ["x", "p"], {"mode": "reflect"})], {"p": i64(0, 4, 0, 0)}, (1, 4)).SerializeToString(),
+        "'n0'.*reflect",
+    ),
+    "steps over more than a cell": (
+        chain(
+            [("Conv", ["x", "w"], {"auto_pad": "SAME_UPPER", "strides": [4]})], {"w": f(1, 1, 2)}, (1, 1, 8)
+        ).SerializeToString(),
+        "'n0'.*SAME_UPPER",
+    ),
+    "a function that is called as an op": (functional("Relu", "", [double()]), "function in the standard"),
+    "a function without its attribute": (functional("F", "own", [slope()], attributes=["s"]), "'s'.*not given"),
     "empty slice": (
         added(helper.make_node("Slice", ["y"], ["z"], "p", starts=[2], ends=[1], axes=[1]), opset=7),
         "'p'.*nothing",

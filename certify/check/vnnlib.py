@@ -23,7 +23,7 @@ from certify.check.content import Case, Cases, Float64
 from certify.check.errors import Rejected, Unreadable
 
 TOKEN = re.compile(r"[()\[\]]|[^\s()\[\]]+(?:\s*\[[^\[\]()]*\](?![^\s()]))?")  # an index belongs to its name
-PLAIN = re.compile(r"\s|(?<=[\[,\s])0+(?=[0-9])")  # what an index may have too much: blanks, leading zeros
+BLANKS, ZEROS = re.compile(r"\s*([\[\],])\s*"), re.compile(r"(?<=[\[,])0+(?=[0-9])")  # that an index may have too much
 COMMENT = re.compile(r";[^\r\n]*")
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE]([+-]?[0-9]{1,4}))?", re.ASCII)
 VARIABLE = re.compile(r"([XY])_(0|[1-9][0-9]{0,8})", re.ASCII)
@@ -149,7 +149,7 @@ def _lists(text: str) -> list[list[Any]]:
             done = stack.pop()
             stack[-1].append(done)
         else:
-            stack[-1].append(PLAIN.sub("", token) if "[" in token else token)
+            stack[-1].append(ZEROS.sub("", BLANKS.sub(r"\1", token)) if "[" in token else token)
     if len(stack) != 1 or any(isinstance(item, str) for item in stack[0]):
         raise Rejected("spec: a '(' that is not closed, or a word outside of parentheses")
     return stack[0]

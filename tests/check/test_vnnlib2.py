@@ -129,3 +129,14 @@ def test_what_is_not_understood_is_rejected(name: str) -> None:
     with pytest.raises(Rejected, match="spec"):
         read(REFUSED[name])
     read(HEAD + BOUNDS + SAFE)
+
+
+@pytest.mark.parametrize(
+    ("shape", "index"), [("1,12", "0, 1 0"), ("1,12", "0,1\n\n0"), ("1 2", "0"), ("1,1  2", "0,1")]
+)
+def test_two_numbers_of_an_index_are_not_one(shape: str, index: str) -> None:
+    """Y[0, 1 0] is not Y[0,10], and [1 2] not [12]."""
+    text = HEAD.replace("[1,2]", f"[{shape}]") + BOUNDS + f"(assert (<= Y[{index}] 1.0))"
+    with pytest.raises(Rejected, match="spec"):
+        read_spec(text.encode(), 2, 12)
+    read_spec(text.replace(shape, "1,12").replace(f"Y[{index}]", "Y[ 0 , 010 ]").encode(), 2, 12)

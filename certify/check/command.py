@@ -114,7 +114,8 @@ def run(request: Request) -> int:
     for outcome in _outcomes(jobs, request):
         accepted += outcome.accepted
         single += outcome.accepted and outcome.arithmetic == "float32"
-        print(json.dumps(asdict(outcome)) if request.as_json else _line(outcome), flush=True)
+        line = json.dumps(asdict(outcome)) if request.as_json else _line(outcome)
+        print("".join(c if c.isprintable() else "?" for c in line), flush=True)  # a file's text moves no cursor
     if not request.as_json:
         level = "real arithmetic" if request.arithmetic == "real" else "real arithmetic and every float32 execution"
         also = f" ({single} of them for every float32 execution, too)" if request.arithmetic == "real" else ""

@@ -26,6 +26,7 @@ EPS = (
     r"\d{1,400}(\.\d{1,400})?([eE][+-]?\d{1,3})?|\d{1,400}/0{0,399}[1-9]\d{0,399}",
     "a decimal or fraction, not negative, in quotes",
 )
+ZERO = Fraction(0)
 UNIT = r"0|[1-9][0-9]{0,8}", "a unit"
 
 BOX, POLYTOPE, SLOPES = rules(content.Case), rules(content.Polytope), rules(content.UnitSlopes)
@@ -83,7 +84,7 @@ def _property(item: Item) -> content.Ball | content.Cases:
 def _ball(item: Item) -> content.Ball:
     found = item.fields("kind", "center", "norm", "eps", "label", "classes", optional=("low", "high"))
     classes = found["classes"].integer(2, 1 << 24)
-    return content.Ball(
+    ball = content.Ball(
         center=found["center"].array(Rule("f")),
         norm=found["norm"].choice("linf", "l2", "l1"),
         eps=Fraction(found["eps"].text(*EPS)),
@@ -92,6 +93,13 @@ def _ball(item: Item) -> content.Ball:
         label=found["label"].integer(0, classes),
         classes=classes,
     )
+    center = ball.center.ravel()
+    ways = zip(center.tolist(), np.clip(center, ball.low, ball.high).tolist(), strict=True)
+    gaps = [abs(Fraction(x) - Fraction(nearest)) for x, nearest in ways if x != nearest]
+    power = 2 if ball.norm == "l2" else 1
+    if (max(gaps, default=ZERO) if ball.norm == "linf" else sum((g**power for g in gaps), ZERO)) > ball.eps**power:
+        raise Rejected(f"{item.place}: no point of the ball lies between low and high")
+    return ball
 
 
 def _case(item: Item, sizes: Sizes) -> content.Case:

@@ -46,16 +46,26 @@ def read_network(data: bytes, before: Before, softmax: str, path: Path | None = 
         raise Rejected("model: it does not fit into memory") from error
 
 
-@lru_cache(maxsize=4)
 def fingerprint(data: bytes, path: Path | None = None) -> str:
     """SHA-256 of an ONNX file's content, and of the files of its external data after it, in order of their names."""
+    try:
+        return _fingerprint(data, tuple((file, file.stat().st_mtime_ns) for file in _outside(data, path)))
+    except OSError as error:
+        raise Unreadable(f"model: its external data {error.filename!r} cannot be read ({error.strerror})") from error
+
+
+@lru_cache(maxsize=4)
+def _fingerprint(data: bytes, files: Sequence[tuple[Path, int]]) -> str:
+    """files: with their times, so that they are read anew when they change."""
     digest = hashlib.sha256(data)
-    for file in _loaded(data, path)[1]:
-        try:
-            digest.update(file.read_bytes())
-        except OSError as error:
-            raise Unreadable(f"model: its external data {file.name!r} cannot be read ({error.strerror})") from error
+    for file, _ in files:
+        digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=4)
+def _outside(data: bytes, path: Path | None) -> list[Path]:
+    return _loaded(data, path)[1]
 
 
 def _loaded(data: bytes, path: Path | None) -> tuple[Any, list[Path]]:

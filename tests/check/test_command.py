@@ -130,6 +130,18 @@ class TestRuns:
             assert second.startswith("accepted")
             assert summary.startswith("1 of 2")
 
+    def test_an_op_that_is_a_command_to_the_terminal_is_printed_as_text(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """ESC [2K ESC [1G would erase the line and write another verdict over it."""
+        model = network().replace(b"Relu", b"\x1b[1G")
+        (folder / "model.onnx").write_bytes(model)
+        (folder / "certificates" / "a.npz").write_bytes(stated(model))
+        assert by_main(folder / "certificates" / "a.npz") == 1
+        line = capsys.readouterr().out.splitlines()[0]
+        assert "?[1G" in line
+        assert line.isprintable()
+
     def test_another_model(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         model = network()
         other = bytearray(model)

@@ -36,6 +36,7 @@ CHANGES: dict[str, Change] = {
     "no proof": put("cases", []),
     "two proofs": lambda made: made["cases"].append(made["cases"][0]),
     "another kind": put(*PROPERTY, "kind", "balls"),
+    "a ball beside its limits": put(*PROPERTY, "low", 8.0),
     "a negative radius": put(*PROPERTY, "eps", "-1/255"),
     "a radius by zero": put(*PROPERTY, "eps", "1/0"),
     "a radius of two kinds": put(*PROPERTY, "eps", "0.5/255"),
@@ -194,3 +195,24 @@ def test_what_breaks_stated_cases_is_rejected(name: str) -> None:
     read_certificate(packed(boxes()))
     with pytest.raises(Rejected):
         read_certificate(mutated(OF_BOXES[name], boxes()))
+
+
+@pytest.mark.parametrize(
+    ("norm", "low", "fits"),
+    [("linf", 0.625, True), ("linf", 0.6251, False), ("l2", 0.5625, True), ("l2", 0.563, False), ("l1", 0.55, False)],
+)
+def test_a_ball_that_its_limits_leave_empty_is_rejected(norm: str, low: float, fits: bool) -> None:
+    """Four coordinates at 1/2, radius 1/8: where they are `low` it is 2 (low - 1/2) away, 4 (low - 1/2) in L1."""
+    made = header()
+    made["property"] |= {
+        "center": np.array([0.5, 0.5, 0.5, 0.5, 1.0]),
+        "norm": norm,
+        "eps": "1/8",
+        "low": low,
+        "high": 1.0,
+    }
+    if fits:
+        read_certificate(packed(made))
+        return
+    with pytest.raises(Rejected, match="no point of the ball"):
+        read_certificate(packed(made))

@@ -424,6 +424,9 @@ def test_external_data(tmp_path: Path) -> None:
     for read in (lambda: read_network(data, Before(), "kept"), lambda: fingerprint(data)):
         with pytest.raises(Rejected, match="other files"):
             read()
+    stale = fingerprint(data, path)
+    (tmp_path / "w.bin").write_bytes(b"\1" + (tmp_path / "w.bin").read_bytes()[1:])
+    assert fingerprint(data, path) == load_model(path, check=False).sha256 != stale
     (tmp_path / "w.bin").write_bytes(b"")
     with pytest.raises(Rejected, match="model"):
         read_network(data, Before(), "kept", path)

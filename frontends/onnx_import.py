@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,9 @@ def choose_ends(proto: Any) -> list[str]:
         raise ModelError("it stores sparse weights, which are not supported; store them densely")
     stored = {t.name for t in graph.initializer}
     inputs = [v for v in graph.input if v.name not in stored]
+    written = [*(v.name for v in (*inputs, *graph.initializer)), *(o for n in graph.node for o in n.output if o)]
+    if twice := [name for name, count in Counter(written).items() if count > 1]:
+        raise ModelError(f"it writes {twice[0]!r} twice, and runtimes do not agree which to take; the file is damaged")
     notes = []
     if len(graph.output) > 1:
         real = [v for v in graph.output if _depends(proto, v.name, {i.name for i in inputs})]

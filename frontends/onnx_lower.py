@@ -94,8 +94,6 @@ def _lower_node(state: Lowering, node: Any, used: set[str]) -> None:
         results = _dispatch(call)
         for output, result in zip(node.output, results, strict=False):
             if output:
-                if output in state.tensors or output in state.stored:
-                    raise ModelError(f"node {name} writes {output!r}, which exists already; the file is damaged")
                 state.tensors[output] = result
                 if isinstance(result, FinalSoftmax) and node.op_type == result.op_type:
                     state.softmax = node.output[0]

@@ -278,8 +278,26 @@ class TestErrors:
         proto = append(
             mlp(), helper.make_node("Sigmoid", ["y"], ["h"], "again"), helper.make_node("Relu", ["h"], ["z"])
         )
-        with pytest.raises(ModelError, match=r"again.*exists already"):
+        with pytest.raises(ModelError, match=r"writes 'h' twice"):
             load_model(proto, check=False)
+        proto = mlp()  # onnxruntime would take the second bias, though nothing after it reads it
+        proto.graph.node.append(helper.make_node("Constant", [], ["b2"], value_floats=[9.0, 9.0, 9.0]))
+        with pytest.raises(ModelError, match=r"writes 'b2' twice"):
+            load_model(proto, check=False)
+
+    @pytest.mark.parametrize(
+        ("domain", "attributes", "words"), [("", [], "standard domain"), ("own", ["alpha"], "does not give.*'alpha'")]
+    )
+    def test_a_function_that_runtimes_may_read_otherwise_is_refused(
+        self, domain: str, attributes: list[str], words: str
+    ) -> None:
+        proto = mlp(opset=17)
+        body = [helper.make_node("Add", ["a", "a"], ["b"])]
+        opsets = [helper.make_opsetid("", 17)]
+        proto.functions.append(helper.make_function(domain, "Abs", ["a"], ["b"], body, opsets, attributes=attributes))
+        proto.opset_import.append(helper.make_opsetid("own", 1))
+        with pytest.raises(ModelError, match=words):
+            load_model(append(proto, helper.make_node("Abs", ["y"], ["z"], domain=domain)))
 
     def test_a_fixed_batch_is_refused(self) -> None:
         with pytest.raises(ModelError, match="fixed batch of 8"):

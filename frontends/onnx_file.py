@@ -107,12 +107,12 @@ def _finished(proto: Any, name: str, data: bytes, folder: Path | None) -> Source
 def _tensors(proto: Any) -> Iterator[Any]:
     """Every stored tensor of the model and its functions (not of control flow, which is refused)."""
     yield from proto.graph.initializer
-    for nodes in (proto.graph.node, *(f.node for f in proto.functions)):
-        for node in nodes:
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
+    nodes = (*proto.graph.node, *(node for f in proto.functions for node in f.node))
+    for attributes in (*(node.attribute for node in nodes), *(f.attribute_proto for f in proto.functions)):
+        for attribute in attributes:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
 
 
 def _check_size(tensor: Any, name: str) -> None:

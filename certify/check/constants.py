@@ -164,7 +164,7 @@ def bias_of(a: Constant) -> tuple[Float64, Float64 | float]:
 CHOOSE = {
     *("Abs", "Neg", "Ceil", "Floor", "Round", "Sign", "Relu", "Max", "Min", "Where", "ReduceMax", "ReduceMin", "Clip"),
     *("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "IsInf", "IsNaN", "NonZero", "Trilu", "ScatterND"),
-    *("Compress", "ConstantOfShape", "Pad", "Expand"),
+    *("Compress", "ConstantOfShape", "Pad"),
 }
 COUNT = {  # exact on integers and booleans
     *("Add", "Sub", "Mul", "Div", "Mod", "Not", "And", "Or", "Xor", "ReduceProd", "ReduceSum", "CumSum", "Sum"),

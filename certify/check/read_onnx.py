@@ -76,15 +76,16 @@ def _loaded(data: bytes, path: Path | None) -> tuple[Any, list[Path]]:
         raise Unreadable(f"model: not an ONNX file ({error})") from error
     if not proto.opset_import or not proto.graph.output:
         raise Unreadable("model: not an ONNX file, or a truncated one")
-    nodes = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
+    holders = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
+    attributes = [*(a for n in holders for a in n.attribute), *(a for f in proto.functions for a in f.attribute_proto)]
     places = set()
-    for tensor in [*proto.graph.initializer, *(a.t for n in nodes for a in n.attribute if a.HasField("t"))]:
+    for tensor in [*proto.graph.initializer, *(a.t for a in attributes if a.HasField("t"))]:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         if path is None:
             raise Rejected("model: its weights lie in other files, and its place is not known")
         try:  # refuses what lies outside of the folder
-            places.add(next(str(e.value) for e in tensor.external_data if e.key == "location"))
+            places.add({e.key: e.value for e in tensor.external_data}["location"])
             onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
         except Exception as error:
             raise Unreadable(f"model: weight {tensor.name!r} in another file cannot be read ({error})") from error
@@ -244,20 +245,15 @@ def _call(node: Any, opset: int, known: dict[str, Tensor], used: set[str], sketc
 
 
 def _attribute(attribute: Any) -> Any:
-    """Numbers, strings, lists of numbers, tensors as arrays."""
+    """A number, a text, a list of numbers, or a tensor as an array."""
     value = onnx.helper.get_attribute_value(attribute)
-    if attribute.ref_attr_name or isinstance(value, onnx.GraphProto | onnx.SparseTensorProto | onnx.TypeProto):
-        raise Rejected(f"attribute {attribute.name}: control flow, sparse, or of a function")
-    if isinstance(value, onnx.TensorProto):
-        return numpy_helper.to_array(value)
     if isinstance(value, bytes):
         return value.decode()
-    if isinstance(value, float | int | str):
+    if isinstance(value, onnx.TensorProto):
+        return numpy_helper.to_array(value)
+    if isinstance(value, float | int) or (isinstance(value, list) and all(isinstance(n, float | int) for n in value)):
         return value
-    items = list(value)
-    if any(not isinstance(i, float | int) for i in items):
-        raise Rejected(f"attribute {attribute.name}: a list that is not of numbers")
-    return items
+    raise Rejected(f"attribute {attribute.name!r}: control flow, sparse, or a list of other than numbers")
 
 
 STORED = {

@@ -432,6 +432,25 @@ def test_external_data(tmp_path: Path) -> None:
         read_network(data, Before(), "kept", path)
 
 
+def test_external_data_of_a_functions_default_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lies beside the model and counts in its fingerprint; onnx would look for it where the process runs."""
+    stored = TensorProto(name="two", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    stored.external_data.add(key="location", value="w.bin")
+    constant = helper.make_node("Constant", [], ["two"])
+    constant.attribute.append(onnx.AttributeProto(name="value", ref_attr_name="t", type=onnx.AttributeProto.TENSOR))
+    body = [constant, helper.make_node("Mul", ["a", "two"], ["b"])]
+    data = functional("F", "own", body, [onnx.AttributeProto(name="t", t=stored, type=onnx.AttributeProto.TENSOR)])
+    (tmp_path / "m").mkdir()
+    path = tmp_path / "m" / "m.onnx"
+    path.write_bytes(data)
+    (path.parent / "w.bin").write_bytes(np.float32([2]).tobytes())
+    (tmp_path / "w.bin").write_bytes(np.float32([3]).tobytes())
+    monkeypatch.chdir(tmp_path)
+    network = assert_same(data, path)
+    assert evaluate(network, np.ones(3))[-1].tolist() == [2, 2, 2]
+    assert fingerprint(data, path) == load_model(path, check=False).sha256 != hashlib.sha256(data).hexdigest()
+
+
 def test_the_fingerprint_of_one_file_is_its_hash() -> None:
     data = mlp().SerializeToString()
     assert fingerprint(data) == hashlib.sha256(data).hexdigest() == load_model(data, check=False).sha256

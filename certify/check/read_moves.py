@@ -136,12 +136,15 @@ def _(call: Call) -> Tensor:
     data = call.data()
     if call.op == "CastLike":
         like = call.data(1)
-        kind = like.lower.dtype if isinstance(like, Constant) else np.dtype(np.float32)
+        kind = like.lower.dtype if isinstance(like, Constant) else call.sketch.kind
     else:
         kind = np.dtype(helper.tensor_dtype_to_np_dtype(call.attribute("to", TensorProto.UNDEFINED)))
     if kind == np.float16:
         call.sketch.doubt("casts to float16")
-    if kind in FLOATS and (isinstance(data, Value) or (data.is_float and not data.exact)):
+    if kind in FLOATS and isinstance(data, Value):
+        call.sketch.kind = kind if kind == call.sketch.kind else np.dtype("V")
+        return data
+    if kind in FLOATS and isinstance(data, Constant) and data.is_float and not data.exact:
         return data
     if not isinstance(data, Constant) or not data.exact or {kind.kind, data.lower.dtype.kind} - set("fiub"):
         raise Rejected(f"a cast to {kind}")

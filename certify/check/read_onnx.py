@@ -128,7 +128,7 @@ def _read(proto: Any, before: Before, dropped: bool) -> Network:
     output = result.name
     nodes = _needed(graph, output)
     shape, kind = _input(source, result)
-    sketch = Sketch()
+    sketch = Sketch(np.dtype(kind))
     if kind == np.float16:
         sketch.doubt("is float16")
     if kind == np.float64 and any(node.op_type in ("Cast", "CastLike") for node in nodes):

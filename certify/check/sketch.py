@@ -25,8 +25,12 @@ LARGEST = 1 << 31  # numbers of a tensor: more is damage, or a bomb
 
 @dataclass
 class Sketch:
-    """The nodes so far, with the batch axis; `name`: of the ONNX node at work; `doubts`: see Network."""
+    """The nodes so far, with the batch axis; `name`: of the ONNX node at work; `doubts`: see Network.
 
+    kind: the file's type of all that depends on the input; void once there are several.
+    """
+
+    kind: np.dtype[Any]
     nodes: list[Node] = field(default_factory=list)
     name: str = "input"
     doubts: list[str] = field(default_factory=list)

@@ -319,6 +319,22 @@ def test_constants_are_those_that_onnxruntime_computes(name: str) -> None:
     agrees(AS_COMPUTED[name])
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_a_constant_cast_like_an_activation_has_its_type(kind: Any) -> None:
+    nodes = [helper.make_node("CastLike", ["c", "x"], ["d"], "like"), helper.make_node("Mul", ["x", "d"], ["y"])]
+    ends = [[helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), [1, 1])] for n in "xy"]
+    graph = helper.make_graph(nodes, "like", *ends, [numpy_helper.from_array(np.float64(0.1), "c")])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=8)
+    read = read_network(proto.SerializeToString(), Before(), "kept")
+    assert evaluate(read, np.ones(1))[-1].tolist() == [float(kind(0.1))]
+    there = onnx.helper.make_node("Cast", ["x"], ["z"], to=TensorProto.DOUBLE)
+    proto.graph.node.insert(0, there)  # what is like x or z is no longer known
+    proto.graph.node[1].input[1] = proto.graph.node[2].input[0] = "z"
+    if kind != np.float64:
+        with pytest.raises(Rejected, match=r"'like'.*cast"):
+            read_network(proto.SerializeToString(), Before(), "kept")
+
+
 def test_putting_constants_elsewhere_is_exact() -> None:
     assert_same(scattered("none"))
 

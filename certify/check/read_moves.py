@@ -26,7 +26,7 @@ REPEATING = (
 @handles("Reshape", since=(5, 13, 14, 19, *WIDER), moves=True)
 def _(call: Call) -> Tensor:
     data, wanted = call.data(), call.constant(1).integers()
-    if not call.attribute("allowzero", 0):  # 0: as it was
+    if not call.flag("allowzero"):  # 0: as it was
         wanted = [data.shape[i] if n == 0 else n for i, n in enumerate(wanted)]
     if wanted.count(-1) > 1 or min(wanted, default=0) < -1 or (-1 in wanted and 0 in wanted):
         raise Rejected(f"shape {wanted}")

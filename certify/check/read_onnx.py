@@ -227,7 +227,7 @@ def _call(node: Any, opset: int, known: dict[str, Tensor], used: set[str], sketc
     if node.domain not in STANDARD:
         raise Rejected(f"an op of domain {node.domain!r}")
     try:
-        schema = onnx.defs.get_schema(node.op_type, opset, "")
+        schema: Any = onnx.defs.get_schema(node.op_type, opset, "")
     except onnx.defs.SchemaError as error:
         raise Rejected(f"opset {opset} has no such op") from error
     missing = [i for i in node.input if i and i not in known]
@@ -236,6 +236,8 @@ def _call(node: Any, opset: int, known: dict[str, Tensor], used: set[str], sketc
     attributes = {a.name: _attribute(a) for a in node.attribute}
     if len(attributes) != len(node.attribute) or set(attributes) - set(schema.attributes) or schema.deprecated:
         raise Rejected("an attribute that the op does not have, or twice, or a deprecated op")
+    if any(a.type != schema.attributes[a.name].type.value for a in node.attribute):
+        raise Rejected("an attribute of another type than the op's")
     if not schema.min_input <= len(node.input) <= schema.max_input:
         raise Rejected(f"{len(node.input)} inputs")
     inputs = tuple(known[i] if i else None for i in node.input)

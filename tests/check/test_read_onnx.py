@@ -380,6 +380,11 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         ).SerializeToString(),
         "twice",
     ),
+    "a flag of two": (
+        chain([("MaxPool", ["x"], {"kernel_shape": [2, 2], "ceil_mode": 2})], {}, (1, 1, 4, 4)).SerializeToString(),
+        "ceil_mode = 2",
+    ),
+    "an attribute of another type": (added(helper.make_node("LeakyRelu", ["y"], ["z"], alpha=1)), "another type"),
     "an input too many": (added(helper.make_node("Relu", ["y", "b2"], ["z"], "r")), "'r'.*2 inputs"),
     "a batch of seven, as the second output": (seven(), "fixed batch of 7"),
     "a power of integers": (shifted([("Pow", ["a", "b"], {})], a=i64(3), b=i64(39)), "'n0'.*not supported"),

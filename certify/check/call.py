@@ -40,12 +40,6 @@ class Call:
         """A float attribute; the default as float32, like all that are stored."""
         return exact(np.float64(self.attribute(name, float(np.float32(default)))))
 
-    def flag(self, name: str, default: int = 0) -> bool:
-        """An attribute that is 0 or 1: of others some runtimes think one thing, some another."""
-        if (value := self.attribute(name, default)) not in (0, 1):
-            raise Rejected(f"attribute {name} = {value!r}")
-        return bool(value)
-
     def expect(self, name: str, only: Any) -> None:
         if (value := self.attribute(name, only)) != only:
             raise Rejected(f"attribute {name} = {value!r}")

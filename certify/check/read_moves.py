@@ -26,7 +26,7 @@ REPEATING = (
 @handles("Reshape", since=(5, 13, 14, 19, *WIDER), moves=True)
 def _(call: Call) -> Tensor:
     data, wanted = call.data(), call.constant(1).integers()
-    if not call.flag("allowzero"):  # 0: as it was
+    if not call.attribute("allowzero", 0):  # 0: as it was
         wanted = [data.shape[i] if n == 0 else n for i, n in enumerate(wanted)]
     if wanted.count(-1) > 1 or min(wanted, default=0) < -1 or (-1 in wanted and 0 in wanted):
         raise Rejected(f"shape {wanted}")
@@ -95,6 +95,8 @@ def _(call: Call) -> Tensor:
 @handles("Tile", since=(6, 13), moves=True)
 @handles("DepthToSpace", "SpaceToDepth", "GatherElements", "GatherND", since=(1, 11, 12, 13, 28), moves=True)
 def _(call: Call) -> list[Tensor]:
+    if call.attribute("num_outputs", len(call.used)) != len(call.used):
+        raise Rejected(f"{len(call.used)} outputs")
     for i, given in enumerate(call.inputs[1:], 1):
         if given is not None:
             call.constant(i).integers()

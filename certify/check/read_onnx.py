@@ -33,6 +33,12 @@ FLOATS = {
     onnx.TensorProto.DOUBLE: np.float64,
 }
 
+FLAGS = {  # attributes that are 0 or 1: of others some runtimes think one thing, some another
+    *("allowzero", "ceil_mode", "count_include_pad", "detect_negative", "detect_positive", "exclusive", "fmod"),
+    *("keepdims", "largest", "noop_with_empty_axes", "reverse", "select_last_index", "sorted", "transA", "transB"),
+    "upper",
+}
+
 
 def read_network(data: bytes, before: Before, softmax: str, path: Path | None = None) -> Network:
     """The network of an ONNX file's content, with `before` put before it; softmax: "dropped" or "kept".
@@ -238,6 +244,8 @@ def _call(node: Any, opset: int, known: dict[str, Tensor], used: set[str], sketc
         raise Rejected("an attribute that the op does not have, or twice, or a deprecated op")
     if any(a.type != schema.attributes[a.name].type.value for a in node.attribute):
         raise Rejected("an attribute of another type than the op's")
+    if wrong := [name for name in FLAGS & set(attributes) if attributes[name] not in (0, 1)]:
+        raise Rejected(f"attribute {wrong[0]} = {attributes[wrong[0]]}")
     if not schema.min_input <= len(node.input) <= schema.max_input:
         raise Rejected(f"{len(node.input)} inputs")
     inputs = tuple(known[i] if i else None for i in node.input)

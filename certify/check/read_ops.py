@@ -83,8 +83,8 @@ def _(call: Call) -> Tensor:
     alpha, beta = call.number("alpha", 1.0), call.number("beta", 1.0)
     left, right = call.data(0), call.data(1)
     factors = [
-        left.move(turned) if call.flag("transA") else left,
-        right.move(turned) if call.flag("transB") else right,
+        left.move(turned) if call.attribute("transA", 0) else left,
+        right.move(turned) if call.attribute("transB", 0) else right,
     ]
     if any(len(t.shape) != 2 for t in factors):
         raise Rejected("a product of other than matrices")
@@ -189,8 +189,8 @@ def reduction(call: Call, shape: Shape) -> tuple[list[int], Shape]:
     if call.op.startswith("Global"):
         axes, keep = list(range(2, rank)), True
     else:
-        axes, keep = call.settings("axes", 1) or [], call.flag("keepdims", 1)
-        if not call.flag("noop_with_empty_axes") and not axes:
+        axes, keep = call.settings("axes", 1) or [], bool(call.attribute("keepdims", 1))
+        if not call.attribute("noop_with_empty_axes", 0) and not axes:
             axes = list(range(rank))
     if any(not -rank <= a < rank for a in axes):
         raise Rejected(f"axes {axes} of an input {shape}")

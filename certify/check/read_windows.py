@@ -81,7 +81,7 @@ def windows(call: Call, spatial: Shape, kernel: Shape) -> Windows:
         pads = halved([max(t, 0) for t in total], auto)
     elif auto != "NOTSET":
         raise Rejected(f"auto_pad {auto!r}")
-    return Windows(spatial, kernel, stride, dilation, pads, call.flag("ceil_mode"))
+    return Windows(spatial, kernel, stride, dilation, pads, bool(call.attribute("ceil_mode", 0)))
 
 
 def halved(total: Sequence[int], auto: str) -> Shape:
@@ -165,7 +165,7 @@ def _(call: Call) -> Tensor:
     x = call.sample()
     w = windows(call, x.shape[2:], tuple(call.attribute("kernel_shape")))
     taps = w.taps()
-    held = (taps >= (-1 if call.flag("count_include_pad") else 0)).sum(axis=0).astype(np.float64)
+    held = (taps >= (-1 if call.attribute("count_include_pad", 0) else 0)).sum(axis=0).astype(np.float64)
     held = held.flat[0] if (held == held.flat[0]).all() else held
     read = x.select(cells(x, taps)[None])
     return read.sum([1]).reshape((1, *read.shape[2:])).scale(divide(ONE, exact(held)))

@@ -276,6 +276,8 @@ def _covers(certificate: Certificate, spec: bytes, network: Network) -> None:
 
     if not isinstance(certificate.property, Cases):
         raise Rejected("property.kind: a VNN-LIB file is not about a ball")
+    if certificate.before != Before():
+        raise Rejected("model: a VNN-LIB file is about the ONNX file itself, with no mean, std or layout before it")
     covers(certificate.property, read_spec(spec, network.nodes[0].size, network.nodes[-1].size))
 
 

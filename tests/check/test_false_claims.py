@@ -161,6 +161,16 @@ def test_a_certificate_of_less_than_the_file_asks_is_rejected(name: str) -> None
         check(packed(made), file, spec=asked.encode())
 
 
+@pytest.mark.parametrize("before", [{"mean": 0.0, "std": 1e30}, {"std": 2.0}])
+def test_a_file_is_about_the_network_with_nothing_before_it(before: dict[str, object]) -> None:
+    """A certificate about the network of x / 1e30 would prove what the file's own network violates."""
+    header, file = specified()
+    made = copy.deepcopy(header)
+    made["model"].update(before)
+    with pytest.raises(Rejected, match="with no mean, std or layout before it"):
+        check(packed(made), file, spec=SPEC.encode())
+
+
 # False claims.
 
 

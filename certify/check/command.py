@@ -7,20 +7,22 @@ import glob
 import gzip
 import json
 import os
+import signal
 import sys
 import time
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from pathlib import Path
 
 from certify.check.checker import BATCH, Accepted, Manner, check_many
 from certify.check.errors import Rejected
 
-ACCEPTED, REJECTED, USAGE = 0, 1, 2
+ACCEPTED, REJECTED, USAGE, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141  # the last two as shells say it
 ARITHMETICS = ("real", "float32")
 MODEL = "model.onnx"
 TOGETHER = 1 << 22  # bytes of the files that are checked together
@@ -38,7 +40,7 @@ examples:
   python -m certify.check c.npz --model net.onnx --spec prop.vnnlib.gz   that very file is what is proved
   python -m certify.check c.npz --exact          in fractions, for small networks
 
-exit codes: 0 all are accepted, 1 at least one is rejected, 2 usage"""
+exit codes: 0 all are accepted, 1 at least one is rejected, 2 usage, 130 interrupted"""
 
 
 class Usage(Exception):
@@ -100,6 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Usage as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes at its end
+        return UNREAD
 
 
 def run(request: Request) -> int:
@@ -181,14 +189,39 @@ def _outcomes(jobs: Sequence[tuple[Path, Path]], request: Request) -> Iterator[O
             yield from outcomes_of(*batch, request)
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the new processes: a core each
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        begun = [pool.submit(outcomes_of, *batch, request) for batch in batches]
-        for (paths, model), future in zip(batches, begun, strict=True):
-            try:
-                yield from future.result()
-            except Exception as error:  # a dead process, or one out of memory
-                reason = f"its process died: {type(error).__name__} {error}"
-                yield from (_rejected(path, model, request, reason) for path in paths)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_die_silently) as pool:
+        with _no_interrupts():
+            begun = [pool.submit(outcomes_of, *batch, request) for batch in batches]
+        try:
+            for (paths, model), future in zip(batches, begun, strict=True):
+                try:
+                    yield from future.result()
+                except Exception as error:  # a dead process, or one out of memory
+                    reason = f"its process died: {type(error).__name__} {error}"
+                    yield from (_rejected(path, model, request, reason) for path in paths)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """SIGINT waits, here and in the processes that start meanwhile: while they load, it would print a traceback."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # starting it later would let signals through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _die_silently() -> None:
+    """Ctrl-C goes to all processes; the first one speaks for them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
 def _batches(jobs: Sequence[tuple[Path, Path]], most: int) -> list[tuple[list[Path], Path]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -284,3 +286,37 @@ def test_one_model_is_read_once_for_all_certificates(folder: Path, monkeypatch: 
     monkeypatch.setattr(checker, "_KEPT", {})
     assert by_main(folder) == 0
     assert len(reads) == 1
+
+
+def test_ctrl_c_ends_it_with_a_word(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "outcomes_of", interrupted)
+    assert by_main(folder) == command.INTERRUPTED == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_ctrl_c_waits_while_processes_start() -> None:
+    started = []
+
+    def start() -> None:
+        with command._no_interrupts():
+            os.kill(os.getpid(), signal.SIGINT)
+            started.append(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert started
+
+
+def test_a_reader_that_leaves_is_no_error(folder: Path) -> None:
+    arguments = [sys.executable, "-m", "certify.check", str(folder)]
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        run.stdout.close()
+        assert run.stderr.read() == ""
+    assert run.returncode == command.UNREAD

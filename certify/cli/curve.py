@@ -82,7 +82,7 @@ def curve(model: str, **options: Any) -> None:
 
 def _show(report: Report, options: dict[str, Any]) -> None:
     from certify.report.curve import sentences, show
-    from certify.report.terminal import errors
+    from certify.report.terminal import doubts, errors
 
     if options["as_json"]:
         from certify.report.files import document
@@ -91,7 +91,7 @@ def _show(report: Report, options: dict[str, Any]) -> None:
     elif options["quiet"]:
         for sentence in sentences(report):
             click.echo(sentence)
-        for problem in errors(report):
+        for problem in (*errors(report), *doubts(report)):
             click.echo(problem, err=True)
     else:
         show(report, open_console())

@@ -216,7 +216,7 @@ def _selection(options: dict[str, Any]) -> Selection:
 
 
 def _show(report: Report, decision: Decision | None, display: Display) -> None:
-    from certify.report.terminal import errors, sentence, show
+    from certify.report.terminal import doubts, errors, sentence, show
 
     if display.as_json:
         from certify.report.files import document
@@ -230,7 +230,7 @@ def _show(report: Report, decision: Decision | None, display: Display) -> None:
     elif display.quiet:
         for bracket in report.brackets.values():
             click.echo(sentence(bracket, several=len(report.radii) > 1))
-        for problem in errors(report):
+        for problem in (*errors(report), *doubts(report)):
             click.echo(problem, err=True)
     else:
         show(report, open_console())

@@ -23,7 +23,7 @@ import click
 from certify.cli.codes import UNDECIDED
 from certify.cli.proofs import proof_options, proof_settings
 from certify.errors import SoundnessError, UsageError
-from certify.options import parse_seconds
+from certify.options import ARITHMETICS, parse_seconds
 
 if TYPE_CHECKING:
     from certify.graph import Graph
@@ -148,6 +148,9 @@ def vnnlib(
         if outcome.reason:
             click.echo(outcome.reason, err=True)
         raise click.exceptions.Exit(UNDECIDED)
+    if text == "unsat" and outcome.checked not in ARITHMETICS:
+        rests = "on a MIP solver's word only" if outcome.checked else "unchecked"
+        click.echo(f"this unsat is {rests}: no certificate of it was accepted", err=True)
 
 
 @contextmanager

@@ -55,10 +55,7 @@ class Assurance:
                 f"{self.checked} checked by the independent checker in real arithmetic "
                 f"({self.float32} of them hold in float32 too)"
             )
-        if self.unchecked:
-            parts.append(f"{self.unchecked} unchecked")
-        if self.solver:
-            parts.append(f"{self.solver} on a MIP solver's word only")
+        parts += self.doubts()
         if not parts:
             return ""
         text = f"certified: {', '.join(parts)}"
@@ -68,6 +65,11 @@ class Assurance:
                 f"certificates {_size(self.median_bytes)} in the median, {_size(self.largest_bytes)} at most"
             )
         return text
+
+    def doubts(self) -> list[str]:
+        """How many of them rest on something else than the checker's word, and on what."""
+        parts = [(self.unchecked, "unchecked"), (self.solver, "on a MIP solver's word only")]
+        return [f"{count} {what}" for count, what in parts if count]
 
 
 def _size(count: int) -> str:

@@ -12,7 +12,7 @@ from certify.disk import write_atomically
 from certify.picture import Line, Picture, falling
 from certify.report.accounting import Bracket
 from certify.report.result import Report
-from certify.report.terminal import errors
+from certify.report.terminal import doubts, errors
 from certify.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def show(report: Report, console: Console) -> None:
         shares = (f"{b.rate(count):.2%}" for count in (b.clean, b.attacked, b.certified, b.gap))
         rates.add_row(str(eps), *shares, _bar(b))
     console.print(rates)
-    for problem in errors(report):
+    for problem in (*errors(report), *doubts(report)):
         console.print(f"  {problem}", style="yellow", markup=False, highlight=False)
     worked, given = decisions(report)
     console.print(

@@ -76,6 +76,12 @@ def errors(report: Report) -> list[str]:
     return lines
 
 
+def doubts(report: Report) -> list[str]:
+    """A line where not all that is called certified was accepted by the checker."""
+    parts = Assurance.of(report.results).doubts()
+    return [f"of what is certified, {', '.join(parts)}"] if parts else []
+
+
 def running(bracket: Bracket) -> str:
     """For a progress bar, the bracket of all samples as far as known: clean >= attacked >= robust >= certified."""
     clean, attacked, certified = map(bracket.rate, (bracket.clean, bracket.attacked, bracket.certified))

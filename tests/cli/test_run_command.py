@@ -89,6 +89,8 @@ def test_quiet_prints_one_line_per_eps(linear: Path, exact: ModuleType) -> None:
     result = run(linear, "--eps", "0.01,0.1", "--quiet", "--out", linear / "out")
     lines = result.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == ["eps 0.01", "eps 0.1"]
+    certified = (pd.read_csv(linear / "out" / "results.csv")["verdict"] == "verified").sum()
+    assert result.stderr == f"of what is certified, {certified} unchecked\n", "the stand-in pipeline checks nothing"
 
 
 def test_a_selection_runs_only_these(linear: Path, exact: ModuleType) -> None:

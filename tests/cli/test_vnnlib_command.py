@@ -92,6 +92,25 @@ def test_unknown_exits_with_4_and_its_reason(specs: Path, exact: ModuleType, mon
 
 
 @pytest.mark.parametrize(
+    ("checked", "told"),
+    [
+        ("real", ""),
+        ("float32", ""),
+        ("", "this unsat is unchecked"),
+        ("solver", "this unsat is on a MIP solver's word"),
+    ],
+)
+def test_an_unsat_without_an_accepted_certificate_says_so(
+    specs: Path, exact: ModuleType, monkeypatch: pytest.MonkeyPatch, checked: str, told: str
+) -> None:
+    answered(exact, monkeypatch, Outcome(Verdict.VERIFIED, "CROWN", lower=1.0, checked=checked))
+    result = call(specs, "safe.vnnlib")
+    assert (result.exit_code, result.stdout) == (0, "unsat\n")
+    assert result.stderr.startswith(told)
+    assert bool(result.stderr) is bool(told)
+
+
+@pytest.mark.parametrize(
     "outcome",
     [
         Outcome(Verdict.FALSIFIED, "attack", upper=-1.0),

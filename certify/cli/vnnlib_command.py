@@ -128,10 +128,13 @@ def vnnlib(
     parse_seconds(timeout, option="--timeout")
     reserve = min(RESERVE_SECONDS, RESERVE_SHARE * timeout)
     limit = started + timeout - reserve
-    if result_file is not None and Path(result_file).is_dir():
-        raise UsageError(f"--result-file {result_file}: is a folder; give a file")
+    for option, file in (("--result-file", result_file), ("--certificate", certificate)):
+        if file is not None and Path(file).is_dir():
+            raise UsageError(f"{option} {file}: is a folder; give a file")
     answer = Answer(None if result_file is None else Path(result_file))
     answer.reserve()
+    if certificate is not None:
+        Path(certificate).unlink(missing_ok=True)  # an earlier run's would pass for this one's
     deadline = limit - min(STAGE_SECONDS, STAGE_SHARE * timeout)
     with _watched(answer, limit, limit + reserve / 2):
         try:

@@ -91,6 +91,17 @@ def test_unknown_exits_with_4_and_its_reason(specs: Path, exact: ModuleType, mon
     assert (specs / "r").read_text() == "unknown\n"
 
 
+def test_no_certificate_of_an_earlier_run_is_left(specs: Path) -> None:
+    file = specs / "c.npz"
+    assert call(specs, "safe.vnnlib", "--timeout", 30, "--certificate", file).stdout == "unsat\n"
+    assert file.is_file()
+    assert call(specs, "unsafe.vnnlib", "--timeout", 30, "--certificate", file).stdout == "sat\n"
+    assert not file.exists()
+    refused = call(specs, "safe.vnnlib", "--certificate", specs)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "is a folder" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("checked", "told"),
     [

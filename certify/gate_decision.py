@@ -89,8 +89,6 @@ def make_gate(conditions: Conditions, baseline: Baseline | None, job: Job, *, al
         conditions = replace(conditions, max_regressed=conditions.max_regressed or NONE)
     if not job.settings.check:
         raise UsageError("a gate rests on proofs that the checker accepts: leave --no-check out")
-    if job.settings.trust_solver:
-        raise UsageError("a gate rests on proofs that the checker accepts: leave --trust-solver out")
     return Gate(conditions, baseline, all_samples)
 
 

@@ -233,7 +233,6 @@ def test_a_budget_that_ends_first_leaves_the_gate_undecided(linear: Path, exact:
         (("--max-regressed", "0"), "--max-regressed needs --baseline"),
         (("--min-certified", "0.5", "--max-regressed", "0"), "--max-regressed needs --baseline"),
         (("--min-certified", "0.5", "--no-check"), "leave --no-check out"),
-        (("--min-certified", "0.5", "--trust-solver"), "leave --trust-solver out"),
         (("--baseline", "nowhere"), "nowhere: holds no run"),
         (("--min-certified", "0.5", "--junit", "."), "is a folder"),
         (("--min-certified", "0.5", "--junit", "a", "--sarif", "./a"), "is the file of --junit, too"),

@@ -218,7 +218,7 @@ def execute(job: Job, given: Preprocessing, output: Output, watch: Watch | None 
         store = Store.create(output.out, asked, samples, _samples(whole))
     with store:
         if job.settings.certificates:
-            store.keep_model(job.model.file)
+            store.keep_model(job.model.file, Path(job.model.source).parent, job.model.outside)
         if output.out is not None:
             from certify.report.files import about, write_files
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from certify.disk import disk
 from certify.errors import UsageError
+from certify.frontends.onnx_file import read_source
 from certify.options import Radius, format_ids, parse_eps
 from certify.report.files import about, write_files
 from certify.report.result import Report
@@ -79,7 +80,8 @@ def merge(out: Path, roots: Sequence[Path]) -> Merged:
             store.describe(tell)
             for root in shards:
                 if (root / MODEL).is_file():
-                    store.keep_model((root / MODEL).read_bytes())
+                    found = read_source(root / MODEL)
+                    store.keep_model(found.data, root, found.outside)
                     break
         with disk(out):
             spare.rename(out)

@@ -30,8 +30,9 @@ class Model:
     input_name, input_dtype: of the ONNX input. onnx_shape: its shape with batch, -1 where dynamic.
     notes: what the import did that a user should know ("dropped the final Softmax", ...).
     metadata: the file's metadata_props (data set, input range, normalisation, training recipe).
-    file: the content of the user's file (uncompressed), which the checker of certificates reads by itself. before: what
-        was put before the network. softmax_dropped: a final (Log)Softmax was left out.
+    file: the content of the user's file (uncompressed), which the checker of certificates reads by itself. outside: the
+        files of its external data, relative to its folder. before: what was put before the network. softmax_dropped: a
+        final (Log)Softmax was left out.
     """
 
     graph: Graph
@@ -44,5 +45,6 @@ class Model:
     notes: tuple[str, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
     file: bytes = b""
+    outside: tuple[str, ...] = ()
     before: Before = Before()
     softmax_dropped: bool = False

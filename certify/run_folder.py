@@ -78,10 +78,17 @@ class Files:
         write_atomically(self._root / name, content)
         return name
 
-    def write_model(self, content: bytes) -> None:
-        """For whoever checks the certificates."""
-        if self._root is not None:
-            write_atomically(self._root / MODEL, content)
+    def write_model(self, content: bytes, folder: Path, outside: Sequence[str]) -> None:
+        """For whoever checks the certificates. outside: the files of its external data, relative to `folder`."""
+        if self._root is None:
+            return
+        for name in outside:
+            if Path(name).parts[0] in (DATABASE, WITNESSES, CERTIFICATES, MODEL):
+                raise UsageError(f"the model's weights lie in {name!r}, a name that a run needs; call it otherwise")
+            with disk(self._root):
+                (self._root / name).parent.mkdir(parents=True, exist_ok=True)
+            copy_atomically(folder / name, self._root / name)
+        write_atomically(self._root / MODEL, content)
 
     def copy(self, origin: Path, sample: int, key: str, outcome: Outcome) -> None:
         """The files of an outcome from another run's folder."""

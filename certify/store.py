@@ -338,10 +338,12 @@ class Store:
             return self._files.write_certificate(sample, row.eps, outcome.certificate)
         return outcome.certificate_file
 
-    def keep_model(self, content: bytes) -> None:
-        """The model's file beside the certificates, for whoever checks them."""
+    def keep_model(self, content: bytes, folder: Path, outside: Sequence[str] = ()) -> None:
+        """The model's file beside the certificates, for whoever checks them, and those of its external data, named
+        relative to `folder`.
+        """
         if content:
-            self._files.write_model(content)
+            self._files.write_model(content, folder, outside)
 
     def keep_inputs(self, x: NDArray[np.generic]) -> None:
         """The clean inputs by position, each of which is written beside a witness that differs from it."""

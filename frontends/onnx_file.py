@@ -25,12 +25,16 @@ SIZE_LIMIT = 2**31 - 1  # of one protobuf message
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A parsed ONNX file. name: the path, or "model". data: the file, uncompressed. sha256: of it and external data."""
+    """A parsed ONNX file. name: the path, or "model". data: the file, uncompressed. sha256: of it and external data.
+
+    outside: the files of its external data, relative to its folder.
+    """
 
     proto: Any
     name: str
     data: bytes
     sha256: str
+    outside: tuple[str, ...] = ()
 
 
 def read_source(model: str | Path | bytes | Any) -> Source:
@@ -101,7 +105,7 @@ def _finished(proto: Any, name: str, data: bytes, folder: Path | None) -> Source
     for location in locations:
         assert folder is not None
         digest.update((folder / location).read_bytes())
-    return Source(proto, name, data, digest.hexdigest())
+    return Source(proto, name, data, digest.hexdigest(), tuple(locations))
 
 
 def _tensors(proto: Any) -> Iterator[Any]:

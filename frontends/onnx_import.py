@@ -114,6 +114,7 @@ def _load(
         tuple(notes),
         metadata,
         file=source.data,
+        outside=source.outside,
         before=before,
         softmax_dropped=dropped,
     )

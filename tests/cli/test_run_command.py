@@ -13,11 +13,13 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
 from certify.cli.main import cli
+from certify.models.manifest import FOLDER
 from certify.options import parse_eps
 from certify.verdict import Outcome, Verdict
 
@@ -355,3 +357,33 @@ def test_samples_that_could_not_run_are_named_even_when_quiet(linear: Path, exac
     result = run(linear, "--eps", "0.1", "--quiet", "--out", linear / "out")
     assert result.exit_code == 0, "the misclassified samples are decided"
     assert "22 sample(s) could not run; the first is 0: RuntimeError: no luck" in result.stderr
+
+
+def test_weights_in_other_files_are_kept_with_the_certificates_and_merged(tmp_path: Path) -> None:
+    net, runs = tmp_path / "net" / "net.onnx", tmp_path / "runs"
+    (net.parent / "deep").mkdir(parents=True)
+    proto = onnx.load(FOLDER / "digits_mlp.onnx")
+    onnx.save(proto, net, save_as_external_data=True, location="deep/weights.bin", size_threshold=0)
+    for shard in ("1/2", "2/2"):
+        call(
+            "run",
+            net,
+            "--data",
+            "digits",
+            "--eps",
+            "1/255",
+            "--samples",
+            4,
+            "--certificates",
+            "--quiet",
+            "--shard",
+            shard,
+            "--out",
+            runs,
+        )
+    call("merge", tmp_path / "whole", *sorted(runs.iterdir()))
+    net.unlink()
+    (net.parent / "deep" / "weights.bin").unlink()
+    for folder in (*runs.iterdir(), tmp_path / "whole"):
+        result = call("check", folder)
+        assert result.exit_code == 0, result.output

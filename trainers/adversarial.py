@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from certify.trainers.ascent import ascend, cross_entropies
-from certify.trainers.objective import Ball, Batch, ramped
+from certify.trainers.objective import Ball, Batch, need_rising, ramped
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,10 @@ class PgdTraining:
     step: float = 0.01
     targeted: bool = False
     ramp: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if any(self.ramp):
+            need_rising(self.ramp)
 
     def __call__(self, module: torch.nn.Module, batch: Batch) -> torch.Tensor:
         import torch

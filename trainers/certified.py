@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from certify.errors import UsageError
 from certify.trainers.bounds import (
     Live,
     crown_margins,
@@ -17,7 +16,7 @@ from certify.trainers.bounds import (
     steadiness,
     worst_loss,
 )
-from certify.trainers.objective import Ball, Batch, ramped
+from certify.trainers.objective import Ball, Batch, need_rising, ramped
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +44,7 @@ class Certified(ABC):
     regularise: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ramp[0] < self.ramp[1] <= 1:
-            raise UsageError(f"ramp {self.ramp}: give two rising fractions of the training")
+        need_rising(self.ramp)
 
     def __call__(self, module: torch.nn.Module, batch: Batch) -> torch.Tensor:
         import torch

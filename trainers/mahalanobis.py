@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from certify.errors import UsageError
 from certify.trainers.ascent import ascend, wrongness
-from certify.trainers.objective import Ball, Batch, ramped
+from certify.trainers.objective import Ball, Batch, need_rising, ramped
 
 if TYPE_CHECKING:
     import torch
@@ -75,6 +75,10 @@ class Mmc:
     length: float = 10.0
     features: int = 256
     ramp: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if any(self.ramp):
+            need_rising(self.ramp)
 
     def __call__(self, module: torch.nn.Module, batch: Batch) -> torch.Tensor:
         body, head = parts(module)

@@ -99,6 +99,12 @@ def lengths(x: torch.Tensor) -> torch.Tensor:
     return size.reshape(-1, *(1,) * (x.ndim - 1))
 
 
+def need_rising(ramp: tuple[float, float]) -> None:
+    """Raises UsageError unless the ramp is two rising fractions of the training."""
+    if not 0 <= ramp[0] < ramp[1] <= 1:
+        raise UsageError(f"ramp {ramp}: give two rising fractions of the training")
+
+
 def ramped(progress: float, ramp: tuple[float, float]) -> float:
     """0 before the ramp, 1 after it, linear between; ramp: two fractions of the training."""
     begin, end = ramp

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from certify.errors import UsageError
+from certify.trainers.adversarial import PgdTraining
 from certify.trainers.mahalanobis import Mmc, MmLda, best_robustness, centres, expected_distance, with_centres
 from certify.trainers.objective import Batch
 
@@ -57,6 +58,13 @@ def test_the_radius_grows_along_the_ramp() -> None:
         for at in (0.2, 0.4, 0.6, 1.0)
     ]
     assert losses == pytest.approx([(10 - x) ** 2 / 2 for x in (7, 6, 5, 5)])
+
+
+@pytest.mark.parametrize("objective", [Mmc, PgdTraining])
+def test_a_ramp_that_does_not_rise_is_refused(objective: type[Mmc | PgdTraining]) -> None:
+    for ramp in ((0.5, 0.2), (0.3, 0.3), (-0.1, 0.2), (0.2, 1.5)):
+        with pytest.raises(UsageError, match="rising"):
+            objective(0.1, ramp=ramp)
 
 
 def test_the_attack_runs_in_evaluation_mode() -> None:

@@ -205,7 +205,9 @@ def _outcomes(jobs: Sequence[tuple[Path, Path]], request: Request) -> Iterator[O
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """SIGINT waits, here and in the processes that start meanwhile: while they load, it would print a traceback."""
+    """SIGINT waits in the processes that start meanwhile: while they load, it would print a traceback. It waits here,
+    too, unless another thread takes it.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

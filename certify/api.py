@@ -22,6 +22,7 @@ from certify.executors.choose import Hands, check, parse_hands
 from certify.fingerprint import fingerprint, options
 from certify.options import NORMS, EpsLike, Radius, parse_eps, parse_range, parse_seconds
 from certify.report.result import Report
+from certify.run_folder import need_free_names
 from certify.runner import Enough, Job, Order, Watch
 from certify.runner import run as run_job
 from certify.shards import Shard, check_siblings
@@ -207,6 +208,8 @@ def execute(job: Job, given: Preprocessing, output: Output, watch: Watch | None 
         options=chosen,
         command=output.command,
     )
+    if job.settings.certificates:
+        need_free_names(job.model.outside)
     if output.out is None:
         store = Store.in_memory(asked, samples)
     elif output.resume:

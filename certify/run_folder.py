@@ -37,6 +37,14 @@ def _file_name(sample: int, key: str) -> str:
     return f"{sample}-{key.replace('/', '_')}.npz"
 
 
+def need_free_names(outside: Sequence[str]) -> None:
+    """Raises UsageError where a file of the model's external data is called as one of the run's own."""
+    own = (DATABASE, WITNESSES, CERTIFICATES, MODEL, LOCK, "manifest.json", "results.csv", "results.parquet")
+    for name in outside:
+        if Path(name).parts[0] in own:
+            raise UsageError(f"the model's weights lie in {name!r}, a name that a run needs; call that file otherwise")
+
+
 class Files:
     """Witnesses, certificates and the model; without a folder only witnesses are kept, in memory."""
 
@@ -83,8 +91,6 @@ class Files:
         if self._root is None:
             return
         for name in outside:
-            if Path(name).parts[0] in (DATABASE, WITNESSES, CERTIFICATES, MODEL):
-                raise UsageError(f"the model's weights lie in {name!r}, a name that a run needs; call it otherwise")
             with disk(self._root):
                 (self._root / name).parent.mkdir(parents=True, exist_ok=True)
             copy_atomically(folder / name, self._root / name)

@@ -359,6 +359,18 @@ def test_samples_that_could_not_run_are_named_even_when_quiet(linear: Path, exac
     assert "22 sample(s) could not run; the first is 0: RuntimeError: no luck" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["results.sqlite", "witnesses/w.bin", "manifest.json"])
+def test_weights_called_as_a_file_of_the_run_are_refused_before_it_begins(tmp_path: Path, name: str) -> None:
+    net, out = tmp_path / "net.onnx", tmp_path / "out"
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    proto = onnx.load(FOLDER / "digits_mlp.onnx")
+    onnx.save(proto, net, save_as_external_data=True, location=name, size_threshold=0)
+    result = call("run", net, "--data", "digits", "--eps", "1/255", "--samples", 2, "--certificates", "--out", out)
+    assert result.exit_code == 2
+    assert name in result.output
+    assert not out.exists()
+
+
 def test_weights_in_other_files_are_kept_with_the_certificates_and_merged(tmp_path: Path) -> None:
     net, runs = tmp_path / "net" / "net.onnx", tmp_path / "runs"
     (net.parent / "deep").mkdir(parents=True)

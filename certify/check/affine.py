@@ -38,20 +38,29 @@ PART = 1 << 17  # numbers of a product at once
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """One node. terms: the most products that are added up for one number, forward or backward; 0: nothing is rounded.
+    """One node. terms, back: the most products that are added up for one number, forward and backward; terms 0: nothing
+    is rounded either way.
 
-    forward, magnitude: one array (B, n_i) an operand -> (B, n), without bias, with W and with |W|. backward: (R, n) ->
-    one array (R, n_i) an operand, None for zeros. bias: (n,). The true weights lie within weight_error |W|, the true
-    bias within bias_error (n,).
+    forward, magnitude: one array (B, n_i) an operand -> (B, n), without bias, with W and with |W|; of float32 with |W|
+    rounded upward. backward: (R, n) -> one array (R, n_i) an operand, None for zeros; of float32 with W rounded to it.
+    weights: of a product, convolution or scaling, as numbers and, where a pass may be quick, as float32. bias: (n,).
+    The true weights lie within weight_error |W|, the true bias within bias_error (n,).
     """
 
     forward: Forward
     magnitude: Forward
     backward: Callable[[Numbers], Sequence[Numbers | None]]
     terms: int
+    back: int = 1
+    weights: Sequence[Numbers] = ()
     bias: Numbers | None = None
     weight_error: float = 0.0
     bias_error: Float64 | None = None
+
+
+def suits(weights: Sequence[Numbers], a: Numbers) -> Numbers:
+    """The weights for coefficients of this type."""
+    return weights[-1 if a.dtype == np.float32 else 0]
 
 
 def affine(network: Network, node: Node, arithmetic: Arithmetic) -> Affine:
@@ -89,7 +98,11 @@ def _spread(values: Float64 | float, op: Linear | Scale | Conv | ConvTranspose, 
 
 def _weighted(op: Linear | Scale | Conv | ConvTranspose, shape: Shape, out: Shape, arithmetic: Arithmetic) -> Affine:
     weight = arithmetic.array(op.weight)
-    size = np.abs(weight)
+    weights: tuple[Numbers, ...] = (weight,)
+    sizes: tuple[Numbers, ...] = (np.abs(weight),)
+    if arithmetic.quick:
+        weights += (arithmetic.coefficients(weight),)
+        sizes += (arithmetic.roughly(sizes[0]),)
     if isinstance(op, Linear):
         inner, outer = shape[-1], out[-1]
 
@@ -97,14 +110,22 @@ def _weighted(op: Linear | Scale | Conv | ConvTranspose, shape: Shape, out: Shap
             return (x.reshape(-1, inner) @ w.T).reshape(len(x), -1)
 
         def transposed(a: Numbers) -> Sequence[Numbers]:
-            return ((a.reshape(-1, outer) @ weight).reshape(len(a), -1),)
+            return ((a.reshape(-1, outer) @ suits(weights, a)).reshape(len(a), -1),)
 
-        return Affine(lambda x: linear(x, weight), lambda x: linear(x, size), transposed, max(weight.shape))
+        terms, back = weight.shape[1], weight.shape[0]
+        return Affine(
+            lambda x: linear(x, weight),
+            lambda x: linear(x, suits(sizes, x)),
+            transposed,
+            terms,
+            back,
+            weights,
+        )
     if isinstance(op, Scale):
-        factor = np.ascontiguousarray(np.broadcast_to(weight, out)).ravel()
-        large = np.abs(factor)
-        return Affine(lambda x: x * factor, lambda x: x * large, lambda a: (a * factor,), 1)
-    terms = max(weight.shape[:2]) * math.prod(weight.shape[2:])
+        factors = [np.ascontiguousarray(np.broadcast_to(w, out)).ravel() for w in weights]
+        factor, large = factors[0], np.abs(factors[0])  # numbers, whatever they meet
+        return Affine(lambda x: x * factor, lambda x: x * large, lambda a: (a * suits(factors, a),), 1, 1, factors)
+    per_output, per_input = (n * math.prod(weight.shape[2:]) for n in (weight.shape[1], len(weight) // op.groups))
     wide, narrow = (shape, out) if isinstance(op, Conv) else (out, shape)
     window = Window(op.stride, op.pads, op.dilation, op.groups, wide, narrow)
     if narrow != (len(weight), *window.places(weight.shape[2:])) or wide[0] != weight.shape[1] * op.groups:
@@ -112,15 +133,19 @@ def _weighted(op: Linear | Scale | Conv | ConvTranspose, shape: Shape, out: Shap
     if isinstance(op, Conv):
         return Affine(
             lambda x: window.correlate(x, weight),
-            lambda x: window.correlate(x, size),
-            lambda a: (window.transpose(a, weight),),
-            terms,
+            lambda x: window.correlate(x, suits(sizes, x)),
+            lambda a: (window.transpose(a, suits(weights, a)),),
+            per_output,
+            per_input,
+            weights,
         )
     return Affine(
         lambda x: window.transpose(x, weight),
-        lambda x: window.transpose(x, size),
-        lambda a: (window.correlate(a, weight),),
-        terms,
+        lambda x: window.transpose(x, suits(sizes, x)),
+        lambda a: (window.correlate(a, suits(weights, a)),),
+        per_input,
+        per_output,
+        weights,
     )
 
 
@@ -272,7 +297,7 @@ def _select(index: np.ndarray[tuple[int], np.dtype[np.int64]], inputs: int, arit
         return out
 
     def backward(a: Numbers) -> Sequence[Numbers]:
-        out = arithmetic.zeros((len(a), inputs))
+        out = arithmetic.zeros((len(a), inputs)).astype(a.dtype, copy=False)
         if len(real):
             gathered = a[:, real[order]]
             out[:, used] = gathered if len(used) == len(real) else np.add.reduceat(gathered, starts, axis=1)
@@ -281,7 +306,7 @@ def _select(index: np.ndarray[tuple[int], np.dtype[np.int64]], inputs: int, arit
     most = int(uses.max(initial=0))
     if inputs == len(index) and np.array_equal(index, np.arange(inputs)):
         return Affine(lambda x: x, lambda x: x, lambda a: (a,), 0)
-    return Affine(forward, forward, backward, most if most > 1 else 0)
+    return Affine(forward, forward, backward, most if most > 1 else 0, most)
 
 
 def _sum(axes: tuple[int, ...], shape: Shape) -> Affine:

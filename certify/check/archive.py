@@ -9,7 +9,9 @@ import io
 import json
 import math
 import re
+import struct
 import zipfile
+import zlib
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -44,8 +46,7 @@ class Archive:
 
     def __init__(self, data: bytes) -> None:
         try:
-            self._zip = zipfile.ZipFile(io.BytesIO(data))
-            entries = self._zip.infolist()
+            entries = zipfile.ZipFile(io.BytesIO(data)).infolist()
         except Exception as error:  # whatever zipfile stumbles over
             raise Unreadable(f"not a certificate: no .npz archive ({error})") from error
         names = [e.filename for e in entries]
@@ -53,7 +54,9 @@ class Archive:
             raise Unreadable("not a certificate: entries of one name, or other than .npy")
         if sum(e.file_size for e in entries) > LARGEST:
             raise Unreadable(f"more than {LARGEST} bytes unpacked")
-        self.unread = {n.removesuffix(".npy") for n in names}
+        self._data = data
+        self._entries = {e.filename.removesuffix(".npy"): e for e in entries}
+        self.unread = set(self._entries)
         self._read: dict[str, Array] = {}
 
     def entry(self, name: str, place: str) -> Array:
@@ -66,7 +69,7 @@ class Archive:
 
     def _load(self, name: str) -> Array:
         try:
-            content = self._zip.read(name + ".npy")
+            content = _unpacked(self._data, self._entries[name])
             header = HEADER.match(content)
             if header is None or header.end() != 10 + int.from_bytes(header[1], "little"):
                 raise ValueError("no .npy file as NumPy writes it")
@@ -80,6 +83,19 @@ class Archive:
             return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
         except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds
             raise Unreadable(f"entry {short(name)} is damaged: {short(str(error))}") from error
+
+
+def _unpacked(data: bytes, entry: zipfile.ZipInfo) -> bytes:
+    """An entry's bytes, stored or deflated: as ZipFile.read, which takes six times as long."""
+    start = entry.header_offset
+    name, extra = struct.unpack_from("<HH", data, start + 26)
+    packed = data[start + 30 + name + extra :][: entry.compress_size]
+    if data[start : start + 4] != b"PK\x03\x04" or entry.flag_bits & 1 or entry.compress_type not in (0, 8):
+        raise ValueError("no entry that is stored or deflated")
+    found = packed if entry.compress_type == 0 else zlib.decompressobj(-15).decompress(packed, entry.file_size + 1)
+    if len(found) != entry.file_size or zlib.crc32(found) != entry.CRC:
+        raise ValueError("another length, or another check sum, than it states")
+    return found
 
 
 class Item(NamedTuple):

@@ -7,6 +7,10 @@ readers, the sum of what they ask is off by u |sum| |x|, charged sum by sum. A m
 u |a - v| |x|) and adds v l or v u. Each addition to the constant is charged u |constant|. All errors are sums of
 non-negative numbers, which in the end grow by 2^-20 for their own rounding.
 
+In a quick pass coefficients are float32 (certify.check.rounding), and slip_n, of float32's u, is charged for them in
+place of gamma_n; constants and errors stay float64. |A| . loss is then a sum of float32 numbers, too, which is why
+errors grow by 2^-6 in the end, and each of its products may underflow.
+
 Coefficients of a convolution's neurons stay on the windows that they see as long as these are small
 (certify.check.patches). A form has rows (R,); `box` (R,) says which of the B boxes each belongs to, None that there is
 only one, or one a row.
@@ -21,14 +25,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from certify.check.affine import Affine
+from certify.check.affine import Affine, suits
 from certify.check.content import Index, Slopes
 from certify.check.interval import Bounds
 from certify.check.network import Conv, Float64, Linear, Relu, Scale, Sigmoid
 from certify.check.patches import Cells, Patch, Rows, filters, one_hot
 from certify.check.region import Norm, minimum, spanned
 from certify.check.relax import Band, Lines, band, chosen
-from certify.check.rounding import Numbers, dot, finite
+from certify.check.rounding import Numbers, as_numbers, dot, finite
 
 Mode = Literal["interval", "adaptive", "parallel"]
 CHUNK = 1 << 20  # numbers in one array of a pass: more rows go through one after the other
@@ -50,7 +54,10 @@ class Multiplier:
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """rows . x_node + constant, known up to error: rows (R, n), constant and error (R,). more: of other nodes."""
+    """rows . x_node + constant, known up to error: rows (R, n), constant and error (R,). more: of other nodes.
+
+    rows may be numbers or coefficients.
+    """
 
     node: int
     rows: Numbers | Patch
@@ -81,17 +88,19 @@ def neurons(bounds: Bounds, node: int, places: Index, sign: float | Float64, box
     signs = arithmetic.array(np.broadcast_to(np.asarray(sign, dtype=np.float64), (len(places),)))
     op, source = where.op, where.inputs[0] if where.inputs else 0
     rows: Numbers | Patch
+    short = arithmetic.coefficients(signs)
     if isinstance(op, Linear) and len(where.shape) == 1 and rule is not None and loss is not None:
-        rows = arithmetic.array(op.weight[places]) * signs[:, None]
+        rows = suits(rule.weights, short)[places] * short[:, None]
     elif isinstance(op, Conv) and rule is not None and loss is not None:
         if op.groups > 1 or set(op.dilation) != {1}:
-            return Form(node, one_hot(places, signs, where.shape).of_boxes(box), zero, zero)
-        rows = filters(places, signs, op, arithmetic.array(op.weight), (nodes[source].shape, where.shape)).of_boxes(box)
+            return Form(node, one_hot(places, short, where.shape).of_boxes(box), zero, zero)
+        weight, shapes = suits(rule.weights, short), (nodes[source].shape, where.shape)
+        rows = filters(places, short, op, weight, shapes).of_boxes(box)
     else:
-        return Form(node, one_hot(places, signs, where.shape).dense(), zero, zero)
+        return Form(node, one_hot(places, short, where.shape).dense(), zero, zero)
     constant = zero if rule.bias is None else signs * rule.bias[places]
     lost = loss[0, places] if len(loss) == 1 else loss[np.arange(len(places)) if box is None else box, places]
-    return Form(source, rows, constant, lost + _rows(bounds.floor[node], box))
+    return Form(source, rows, constant, arithmetic.wider * lost + arithmetic.tiny * _rows(bounds.floor[node], box))
 
 
 def lowest(bounds: Bounds, form: Form, box: Index | None, choice: Choice, norm: Norm | None) -> Float64:
@@ -176,16 +185,16 @@ class _Walk:
     def __init__(self, bounds: Bounds, box: Index | None, choice: Choice, form: Form) -> None:
         self.bounds, self.model, self.arithmetic = bounds, bounds.model, bounds.model.arithmetic
         self.box, self.choice = box, choice
-        self.asked: dict[int, Numbers | Patch] = {form.node: form.rows}
+        self.asked: dict[int, Numbers | Patch] = {}
         self.constant, self.error = form.constant, form.error
         self.spread = self.arithmetic.zeros(form.constant.shape)
         self.unit_of = {node: number for number, node in enumerate(self.model.units)}
-        for node, rows in form.more.items():
-            self._ask(node, rows)
+        for node, rows in ((form.node, form.rows), *form.more.items()):
+            self._ask(node, rows if isinstance(rows, Patch) else self._rounded(node, rows))
 
     def pending(self) -> Numbers:
         """The input's coefficients."""
-        return self._dense(0)
+        return as_numbers(self._dense(0))
 
     def waits_for(self, node: int) -> bool:
         """Whether the form is one of this node alone."""
@@ -210,17 +219,17 @@ class _Walk:
         """(least, most, error) of a node's part over its interval, of the input's (0) over the input set; `most` means
         something only with `upper`.
         """
-        a, ends = self.asked.get(node), self.bounds.interval(node)
+        a, ends, arithmetic = self.asked.get(node), self.bounds.interval(node), self.arithmetic
         if norm is None and isinstance(a, Patch):
-            return spanned(self.arithmetic, a.values, ends, Cells(a, self.box))
+            return spanned(arithmetic, a.values, ends, Cells(a, self.box))
         rows = self._dense(node)
         if norm is None:
-            return spanned(self.arithmetic, rows, ends, Rows(self.box))
-        box = bounds_of(self.bounds, node, self.box)
-        least, error = minimum(self.arithmetic, rows, box, norm)
+            return spanned(arithmetic, rows, ends, Rows(self.box))
+        box, rows, arithmetic = bounds_of(self.bounds, node, self.box), as_numbers(rows), arithmetic.wide
+        least, error = minimum(arithmetic, rows, box, norm)
         if not upper:
             return least, least, error
-        most, other = minimum(self.arithmetic, -rows, box, norm)
+        most, other = minimum(arithmetic, -rows, box, norm)
         return least, -most, np.maximum(error, other)
 
     def below(self, least: Numbers, error: Numbers) -> Numbers:
@@ -238,7 +247,8 @@ class _Walk:
         """A node's coefficients (R, n), zeros where nothing is asked of it."""
         a = self.asked.get(node)
         if a is None:
-            return self.arithmetic.zeros((len(self.constant), self.model.network.nodes[node].size))
+            zeros = self.arithmetic.zeros((len(self.constant), self.model.network.nodes[node].size))
+            return self.arithmetic.coefficients(zeros)
         return a.dense() if isinstance(a, Patch) else a
 
     def step(self, index: int) -> None:
@@ -258,7 +268,7 @@ class _Walk:
             parts: Any = () if b is None else (b if patch is None else replace(patch, values=b, clean=True),)
         else:
             self._affine(index, rule, a, look)
-            parts = rule.backward(a) if patch is None else (self._moved(index, patch, look),)
+            parts = rule.backward(a) if patch is None else (self._moved(index, rule, patch, look),)
         for operand, part in zip(node.inputs, parts, strict=False):
             if part is not None:
                 self._ask(operand, part)
@@ -270,24 +280,23 @@ class _Walk:
             return self.choice.mode != "interval" and self.unit_of[index] not in self.choice.slopes
         return isinstance(op, Conv | Scale) and patch.small
 
-    def _moved(self, index: int, patch: Patch, look: Rows | Cells) -> Patch:
+    def _moved(self, index: int, rule: Affine, patch: Patch, look: Rows | Cells) -> Patch:
         """A patch behind a convolution or a scaling."""
         node = self.model.network.nodes[index]
+        weight = suits(rule.weights, patch.values)
         if isinstance(node.op, Scale):
-            factor = self.arithmetic.array(np.ascontiguousarray(np.broadcast_to(node.op.weight, node.shape)))
-            return replace(patch, values=look.times(factor.reshape(1, -1), patch.values))
+            return replace(patch, values=look.times(weight[None], patch.values))
         assert isinstance(node.op, Conv)
-        return patch.through(
-            node.op, self.arithmetic.array(node.op.weight), self.model.network.nodes[node.inputs[0]].shape
-        )
+        return patch.through(node.op, weight, self.model.network.nodes[node.inputs[0]].shape)
 
     def _affine(self, index: int, rule: Affine, a: Numbers, look: Rows | Cells) -> None:
         """What an affine node adds to the constant and to the error."""
+        arithmetic, loss = self.arithmetic, self.bounds.loss[index]
         if rule.bias is not None:
-            self._add(look.dots(rule.bias[None], a)[0])
-        loss = self.bounds.loss[index]
+            self._add(look.dots(arithmetic.coefficients(rule.bias[None]), a)[0])
         if loss is not None:
-            self.error = self.error + look.charge(np.abs(a), loss) + _rows(self.bounds.floor[index], self.box)
+            floor = arithmetic.tiny * _rows(self.bounds.floor[index], self.box)
+            self.error = self.error + look.charge(np.abs(a), arithmetic.wider * loss) + floor
 
     def _ask(self, node: int, part: Numbers | Patch) -> None:
         if node not in self.asked:
@@ -295,7 +304,20 @@ class _Walk:
             return
         total = self._dense(node) + (part.dense() if isinstance(part, Patch) else part)
         self.asked[node] = total
-        self.error = self.error + self.arithmetic.gamma(1) * dot(np.abs(total), _rows(self._size(node), self.box))
+        self._charge_rounding(node, total)
+
+    def _rounded(self, node: int, rows: Numbers) -> Numbers:
+        """Numbers as coefficients of a node."""
+        short = self.arithmetic.coefficients(rows)
+        if short.dtype != rows.dtype:
+            self._charge_rounding(node, short)
+        return short
+
+    def _charge_rounding(self, node: int, rows: Numbers) -> None:
+        """Coefficients that are off by u each, or by the least that there is."""
+        arithmetic, size = self.arithmetic, self._size(node)
+        floor = _rows(arithmetic.tiny * (size.sum(axis=1) + size.shape[1]), self.box)
+        self.error = self.error + Rows(self.box).charge(np.abs(rows), arithmetic.slip(1) * size) + floor
 
     def _add(self, change: Numbers) -> None:
         self.constant = self.constant + change
@@ -310,13 +332,13 @@ class _Walk:
         """Through a ReLU or sigmoid."""
         arithmetic, mode, unit = self.arithmetic, self.choice.mode, self.unit_of[index]
         if mode == "interval":
-            value, error = minimum(arithmetic, a, bounds_of(self.bounds, index, self.box))
+            value, error = minimum(arithmetic.wide, as_numbers(a), bounds_of(self.bounds, index, self.box))
             self.error = self.error + error
             self._add(value)
             return None
         size, count = self._size(self.model.source(unit)), a.shape[1]
         self.error = self.error + _rows(arithmetic.tiny * (8 * count + size.sum(axis=1)), self.box)
-        found = self.bounds.band(unit, mode)
+        found = self.bounds.relaxed(unit, mode, arithmetic)[1]
         if unit in self.choice.slopes:
             found, look = self._named(unit), Rows()
         large = np.abs(a)
@@ -334,7 +356,8 @@ class _Walk:
 
     def _named(self, unit: int) -> Band:
         """The lines of every row, with the slopes chosen for it."""
-        source, default, named = self.model.source(unit), self.bounds.lines(unit, "adaptive"), self.choice.slopes[unit]
+        source, named = self.model.source(unit), self.choice.slopes[unit]
+        default = self.bounds.relaxed(unit, "adaptive", self.arithmetic)[0]
         below = None if default.below is None else _rows(default.below, self.box)
         sides = (_rows(v, self.box) for v in (default.above_slope, default.above))
         own = Lines(_rows(default.below_slope, self.box), below, *sides)
@@ -349,11 +372,13 @@ class _Walk:
         v = np.zeros((len(a), len(places)))
         np.add.at(v, (given.row, column), given.value)
         finite("multipliers", v)
+        short = arithmetic.coefficients(arithmetic.array(v))  # off by what it may be: they are a choice
         lower, upper = (side[:, places] for side in bounds_of(self.bounds, index, self.box))
-        value, error = minimum(arithmetic, arithmetic.array(v), (lower, upper))
+        value, error = minimum(arithmetic.wide, as_numbers(short), (lower, upper))
         rest = a.copy()
-        rest[:, places] = a[:, places] - arithmetic.array(v)
+        rest[:, places] = a[:, places] - short
         size = _rows(self._size(index), self.box)[:, places]
-        self.error = self.error + error + arithmetic.gamma(1) * dot(np.abs(rest[:, places]), size)
+        lost = arithmetic.slip(1) * dot(as_numbers(np.abs(rest[:, places])), size)
+        self.error = self.error + error + lost + arithmetic.tiny * size.sum(axis=1)
         self._add(value)
         return rest

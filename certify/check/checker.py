@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from certify.check.file import read_certificate
 from certify.check.interval import Bounds, Model, model_of, over, row
 from certify.check.network import Network
 from certify.check.region import Norm, ball_box, rounded_up
-from certify.check.rounding import EXACT, REAL, Float64, verify_floats
+from certify.check.rounding import EXACT, QUICK, Float64, verify_floats
 from certify.check.single import deviation, needs
 from certify.check.steps import Claim, Shown, alike, execute, moves
 from certify.check.tree import Ask, holds
@@ -102,9 +102,11 @@ def check_many(
     found: list[Certificate | Rejected] = []
     jobs: dict[Model, list[_Job]] = {}
     with np.errstate(all="ignore"):  # what overflows is found as inf or NaN, and rejected
+        floats = _of_this_machine()
         for number, (data, spec) in enumerate(zip(datas, specs or [None] * len(datas), strict=True)):
             try:
-                verify_floats()
+                if floats is not None:
+                    raise floats
                 if manner.arithmetic not in ("real", "float32"):
                     raise Rejected(f"arithmetic {manner.arithmetic!r}: neither 'real' nor 'float32'")
                 certificate = read_certificate(data)
@@ -125,6 +127,15 @@ def check_many(
         c if isinstance(c, Rejected) else _verdict(c, [j for j in every if j.certificate == n], seconds, manner.exact)
         for n, c in enumerate(found)
     ]
+
+
+def _of_this_machine() -> Rejected | None:
+    """Why its floats cannot be trusted."""
+    try:
+        verify_floats()
+    except Rejected as error:
+        return error
+    return None
 
 
 _FAILURES = (Rejected, OverflowError, MemoryError, RecursionError)
@@ -156,7 +167,18 @@ def _verdict(certificate: Certificate, jobs: Sequence[_Job], seconds: float, exa
 
 
 def judge_all(model: Model, jobs: Sequence[_Job], manner: Manner) -> None:
-    """Every job's level or failure; those whose steps are alike go through them together."""
+    """Every job's level or failure: plain proofs by quick passes, what these do not show and the others in float64."""
+    if model.arithmetic.quick:
+        plain = [job for job in jobs if job.proof.is_plain]
+        _judge_each(model, plain, manner)
+        jobs = [job for job in jobs if job.failure is not None or not job.proof.is_plain]
+        for job in jobs:
+            job.failure = None
+    _judge_each(replace(model, arithmetic=model.arithmetic.wide), jobs, manner)
+
+
+def _judge_each(model: Model, jobs: Sequence[_Job], manner: Manner) -> None:
+    """Those whose steps are alike go through them together."""
     alone: list[_Job] = []
     together: dict[tuple[Hashable, ...], list[_Job]] = {}
     for job in jobs:
@@ -238,9 +260,7 @@ def _jobs(certificate: Certificate, model: Model, number: int) -> list[_Job]:
         center = stated.center.ravel()
         box = ball_box(center, stated.eps, stated.low, stated.high)
         norm = None if stated.norm == "linf" else Norm(center, rounded_up(stated.eps), 2 if stated.norm == "l2" else 1)
-        rivals = [r for r in range(outputs) if r != stated.label]
-        rows = np.eye(outputs)[stated.label] - np.eye(outputs)[rivals]
-        claim = Claim([Polytope(row[None], np.zeros(1)) for row in rows], norm)
+        claim = Claim(_rivals(stated.label, outputs), norm)
         return [_Job(number, "cases[0]", box, claim, certificate.cases[0], 0)]
     found = []
     for k, (case, proof) in enumerate(zip(stated.cases, certificate.cases, strict=True)):
@@ -249,6 +269,14 @@ def _jobs(certificate: Certificate, model: Model, number: int) -> list[_Job]:
         box = case.lower.ravel()[None], case.upper.ravel()[None]
         found.append(_Job(number, f"cases[{k}]", box, Claim(case.polytopes), proof, k))
     return found
+
+
+@lru_cache(maxsize=16)
+def _rivals(label: int, outputs: int) -> tuple[Polytope, ...]:
+    """Where another class gets as much as the label's."""
+    rivals = [r for r in range(outputs) if r != label]
+    rows = np.eye(outputs)[label] - np.eye(outputs)[rivals]
+    return tuple(Polytope(row[None], np.zeros(1)) for row in rows)
 
 
 _KEPT: dict[tuple[str, Before, str, Path | None], Network] = {}
@@ -268,7 +296,7 @@ def _network(model: bytes, certificate: Certificate, path: Path | None) -> Netwo
 
 @lru_cache(maxsize=4)
 def _model(network: Network, exact: bool) -> Model:
-    return model_of(network, EXACT if exact else REAL)
+    return model_of(network, EXACT if exact else QUICK)
 
 
 def _covers(certificate: Certificate, spec: bytes, network: Network) -> None:

@@ -133,6 +133,11 @@ class Proof:
     steps: tuple[Step, ...]
     trees: tuple[Tree, ...]
 
+    @property
+    def is_plain(self) -> bool:
+        """No slopes were optimised and nothing split: its margins are seldom narrow."""
+        return not self.trees and not any(isinstance(step, Refine) for step in self.steps)
+
 
 @dataclass(frozen=True, eq=False)
 class Ball:

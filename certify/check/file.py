@@ -94,8 +94,9 @@ def _ball(item: Item) -> content.Ball:
         classes=classes,
     )
     center = ball.center.ravel()
-    ways = zip(center.tolist(), np.clip(center, ball.low, ball.high).tolist(), strict=True)
-    gaps = [abs(Fraction(x) - Fraction(nearest)) for x, nearest in ways if x != nearest]
+    nearest = np.clip(center, ball.low, ball.high)
+    ways = zip(*(side[center != nearest].tolist() for side in (center, nearest)), strict=True)
+    gaps = [abs(Fraction(x) - Fraction(way)) for x, way in ways]
     power = 2 if ball.norm == "l2" else 1
     if (max(gaps, default=ZERO) if ball.norm == "linf" else sum((g**power for g in gaps), ZERO)) > ball.eps**power:
         raise Rejected(f"{item.place}: no point of the ball lies between low and high")

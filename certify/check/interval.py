@@ -6,9 +6,10 @@ roundings more (r's, the bias's and the ends'); underflow adds TINY a product; w
 weight_error |W| M + bias_error.
 
 A backward pass turns coefficients A of y into A' = fl(A W), and *takes these as its choice*. What they miss is |(A W -
-A') x| <= gamma |A| |W| M. So `loss` = gamma |W| M + gamma |b| + weight_error |W| M + bias_error, a vector (n,)
-computed once, is what a pass loses per unit of |A|, the rounding of A b included: one dot product a node in place of a
-second matrix product.
+A') x| <= gamma |A| |W| M, gamma for the terms of A W. So `loss` = gamma |W| M + gamma |b| + weight_error |W| M +
+bias_error, a vector (n,) computed once, is what a pass loses per unit of |A|, the rounding of A b included: one dot
+product a node in place of a second matrix product. Where weights are rounded to float32 for it, that is one of the 8
+roundings that gamma has in reserve.
 """
 
 from __future__ import annotations
@@ -21,16 +22,17 @@ import numpy as np
 
 from certify.check.affine import Affine, affine
 from certify.check.errors import Rejected
-from certify.check.network import Float64, Maximum, Network, Relu, Sigmoid
-from certify.check.relax import Band, Lines, band, image, lines
-from certify.check.rounding import Arithmetic, Numbers, finite
+from certify.check.network import Float64, Maximum, Network, Node, Relu, Sigmoid, Weighted
+from certify.check.relax import Band, Lines, adapted, band, image, lines
+from certify.check.rounding import LONGEST, SMALL, Arithmetic, Numbers, chain, finite
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
     """A network ready for computing: maps[i] is None for the input and for units; units and their sources are nodes.
 
-    first: the first unit's node, or the number of nodes.
+    arithmetic: of intervals and passes; first: the first unit's node, or the
+    number of nodes.
     """
 
     network: Network
@@ -51,13 +53,25 @@ class Model:
 
 
 def model_of(network: Network, arithmetic: Arithmetic) -> Model:
+    """`arithmetic` is made wide where sums are too long for a quick pass, or weights no normal float32."""
     nodes, units = network.nodes, network.units
+    if arithmetic.quick and not all(map(_is_quick, nodes)):
+        arithmetic = arithmetic.wide
     maps = tuple(
         None if not i or isinstance(node.op, Relu | Sigmoid) else affine(network, node, arithmetic)
         for i, node in enumerate(nodes)
     )
+    if arithmetic.quick and any(max(rule.terms, rule.back) > LONGEST for rule in maps if rule is not None):
+        arithmetic = arithmetic.wide
     sources = tuple(nodes[u].inputs[0] for u in units)
     return Model(network, arithmetic, maps, units, sources, min(units, default=len(nodes)))
+
+
+def _is_quick(node: Node) -> bool:
+    op = node.op
+    constants = [c for c in (op.weight, op.bias) if c is not None] if isinstance(op, Weighted) else []
+    sizes = [np.abs(c[c != 0]) for c in constants]
+    return node.size <= LONGEST and all(((s >= SMALL) & (s < 1 / SMALL)).all() for s in sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +79,8 @@ class Bounds:
     """What is known of B boxes: lower[i], upper[i] (B, n_i) of node i, None where not yet known.
 
     Nodes before `current` are carried forward, from all that is known of earlier ones. size[i]: (B, n_i) >= |x_i|.
-    loss[i], floor[i]: (B, n_i) and (B,), what a backward pass loses at an affine node per unit of coefficient, and by
-    underflow. A row may stand for all boxes. `ready` remembers lines and bands.
+    loss[i], floor[i]: (B, n_i) and (B,), what a backward pass loses at an affine node per unit of coefficient, and of
+    products that may underflow. A row may stand for all boxes. `ready` remembers lines and bands.
     """
 
     model: Model
@@ -76,7 +90,7 @@ class Bounds:
     loss: tuple[Numbers | None, ...]
     floor: tuple[Any, ...]
     current: int
-    ready: dict[tuple[int, str], tuple[Lines, Band]]
+    ready: dict[tuple[int, str, Arithmetic], tuple[Lines, Band]]
 
     def interval(self, node: int) -> tuple[Float64, Float64]:
         lower, upper = self.lower[node], self.upper[node]
@@ -84,21 +98,20 @@ class Bounds:
         assert upper is not None
         return lower, upper
 
-    def lines(self, unit: int, mode: Literal["adaptive", "parallel"]) -> Lines:
-        """The lines of a unit over its present interval."""
-        return self._relaxed(unit, mode)[0]
-
-    def band(self, unit: int, mode: Literal["adaptive", "parallel"]) -> Band:
-        return self._relaxed(unit, mode)[1]
-
-    def _relaxed(self, unit: int, mode: Literal["adaptive", "parallel"]) -> tuple[Lines, Band]:
-        if (unit, mode) not in self.ready:
+    def relaxed(self, unit: int, mode: Literal["adaptive", "parallel"], arithmetic: Arithmetic) -> tuple[Lines, Band]:
+        """The lines of a unit over its present interval, and what a pass makes of them."""
+        key = unit, mode, arithmetic
+        if key not in self.ready:
             source = self.model.source(unit)
             size = self.size[source]
             assert size is not None
-            found = lines(self.model.kind(unit), *self.interval(source), mode)
-            self.ready[unit, mode] = found, band(self.model.arithmetic, found, size)
-        return self.ready[unit, mode]
+            kind, ends = self.model.kind(unit), self.interval(source)
+            if mode == "parallel":
+                found = lines(kind, *ends)
+            else:
+                found = adapted(kind, *ends, self.relaxed(unit, "parallel", arithmetic)[0])
+            self.ready[key] = found, band(arithmetic, found, size)
+        return self.ready[key]
 
 
 def over(model: Model, lower: Float64, upper: Float64) -> Bounds:
@@ -202,18 +215,18 @@ class _Walk:
         if rule.bias is not None:
             value = value + rule.bias
         sizes = [self.size[i] for i in node.inputs]
-        large = rule.magnitude(*sizes)
+        large = arithmetic.above(rule.magnitude, *(s for s in sizes if s is not None))
         inexact = arithmetic.number(rule.weight_error) * slack
         spread = spread + (arithmetic.gamma(2 * rule.terms + 8) + inexact) * large
-        loss = (arithmetic.gamma(rule.terms) + inexact) * large
+        loss = (arithmetic.gamma(rule.back) + inexact) * large
         if rule.bias is not None:
             spread = spread + arithmetic.gamma(8) * np.abs(rule.bias)
-            loss = loss + arithmetic.gamma(node.size) * np.abs(rule.bias)
+            loss = loss + arithmetic.gamma(chain(node.size)) * np.abs(rule.bias)
         if rule.bias_error is not None:
             wrong = arithmetic.array(rule.bias_error) * slack
             spread, loss = spread + wrong, loss + wrong
         underflow = arithmetic.tiny * (8 * rule.terms + 64)
-        spread = spread + underflow
+        spread, loss = spread + underflow, loss + underflow
         self.loss[index] = loss
-        self.floor[index] = underflow * (sum(s.sum(axis=1) for s in sizes if s is not None) + node.size)
+        self.floor[index] = (8 * rule.terms + 64) * (sum(s.sum(axis=1) for s in sizes if s is not None) + node.size)
         return arithmetic.floats(value - spread, up=False), arithmetic.floats(value + spread, up=True)

@@ -116,6 +116,7 @@ class Sigmoid:
     """A unit: 1 / (1 + exp(-z))."""
 
 
+Weighted = Linear | Scale | Conv | ConvTranspose
 Operation = Input | Linear | Scale | Conv | ConvTranspose | Select | SumAxes | Concat | Add | Maximum | Relu | Sigmoid
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from certify.check.affine import Window
 from certify.check.network import Conv, Index, Shape
-from certify.check.rounding import Numbers, dot
+from certify.check.rounding import Numbers, at_least, dot
 
 DENSE = 1 << 18  # a convolution of windows of one size is one matrix, if that has no more numbers than this
 
@@ -89,7 +89,7 @@ class Patch:
         return replace(self, values=values, clean=True)
 
     def through(self, op: Conv, weight: Numbers, whole: Shape) -> Patch:
-        """The coefficients carried back through a convolution from a tensor of shape `whole`."""
+        """The coefficients carried back through a convolution with these weights from a tensor of shape `whole`."""
         old, given = self.windows, self.inside().values
         size = tuple(
             (n - 1) * s + (k - 1) * d + 1
@@ -97,7 +97,7 @@ class Patch:
         )
         narrow = (old.whole[0], *old.size)
         if math.prod(narrow) * whole[0] * math.prod(size) <= DENSE and weight.dtype != object:
-            values = given @ _matrix(op, size, narrow)
+            values = given @ _matrix(op, size, narrow, weight.dtype == np.float32)
         else:
             values = _window(op, whole[0], size, narrow).transpose(given, weight)
         origin = old.origin * np.array(op.stride) - np.array(op.pads[: len(size)])
@@ -112,7 +112,10 @@ class Patch:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Dense rows (K, n) against vectors (B, n) or (1, n); of boxes `box` (K,), None: one a row, or one for all."""
+    """Dense rows (K, n) against vectors (B, n) or (1, n); of boxes `box` (K,), None: one a row, or one for all.
+
+    Rows and vectors are coefficients, their products numbers.
+    """
 
     box: Index | None = None
 
@@ -133,11 +136,12 @@ class Rows:
         if self.box is None or len(vector) == 1:
             return [dot(a, vector) for a in rows]
         if self._short(rows[0]):
-            return [dot(a, vector[self.box]) for a in rows]
-        found = [np.zeros(len(a), dtype=a.dtype) for a in rows]
+            copied = vector[self.box]
+            return [dot(a, copied) for a in rows]
+        found = [np.zeros(len(a), dtype=object if a.dtype == object else np.float64) for a in rows]
         for box, part in self.parts:
             for out, a in zip(found, rows, strict=True):
-                out[part] = a[part] @ vector[box]
+                out[part] = dot(a[part], vector[box : box + 1])
         return found
 
     def times(self, vector: Numbers, a: Numbers) -> Numbers:
@@ -153,8 +157,15 @@ class Rows:
         return out
 
     def charge(self, large: Numbers, vector: Numbers) -> Numbers:
-        """At least large . vector, neither negative."""
-        return self.dots(vector, large)[0]
+        """At least large . vector, neither negative: with many boxes, or a vector (B, 1), by a vector's largest number,
+        for errors are small, and reading is what costs.
+        """
+        if len(vector) == 1 and vector.shape[1] > 1:
+            return dot(large, at_least(vector, large.dtype))
+        most = vector.max(axis=1)
+        sums = dot(large, np.ones((1, large.shape[1]), dtype=large.dtype))
+        found: Numbers = sums * (most if self.box is None or len(most) == 1 else most[self.box])
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,10 +202,8 @@ class Cells:
         return found
 
     def charge(self, large: Numbers, vector: Numbers) -> Numbers:
-        """By the vector's largest number: errors are small, and reading is what costs."""
-        most = vector.max(axis=1)
-        found: Numbers = large.sum(axis=1) * (most if self.box is None or len(most) == 1 else most[self.box])
-        return found
+        """By the largest number."""
+        return Rows(self.box).charge(large, vector.max(axis=1, keepdims=True))
 
 
 def _window(op: Conv, channels: int, size: Shape, narrow: Shape) -> Window:
@@ -202,9 +211,10 @@ def _window(op: Conv, channels: int, size: Shape, narrow: Shape) -> Window:
 
 
 @lru_cache(maxsize=64)
-def _matrix(op: Conv, size: Shape, narrow: Shape) -> Numbers:
+def _matrix(op: Conv, size: Shape, narrow: Shape, quick: bool) -> Numbers:
     """A convolution of windows, transposed: the sums in a product with it have the same terms, and zeros."""
-    return _window(op, op.weight.shape[1] * op.groups, size, narrow).transpose(np.eye(math.prod(narrow)), op.weight)
+    found = _window(op, op.weight.shape[1] * op.groups, size, narrow).transpose(np.eye(math.prod(narrow)), op.weight)
+    return found.astype(np.float32) if quick else found
 
 
 def one_hot(places: Index, signs: Numbers, whole: Shape) -> Patch:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from certify.check.patches import Cells, Rows
-from certify.check.rounding import TINY, Arithmetic, Float64, Numbers, U, finite
+from certify.check.rounding import TINY, Arithmetic, Float64, Numbers, U, as_numbers, chain, finite
 
 BISECTIONS = 30
 
@@ -79,11 +79,13 @@ def spanned(
     """
     lower, upper = (arithmetic.array(side) for side in box)
     half, slack = arithmetic.number(0.5), arithmetic.number(1.0) + arithmetic.gamma(1)
-    middle = lower * half + upper * half
+    short = arithmetic.coefficients(lower * half + upper * half)
+    middle = as_numbers(short)
     radius = np.maximum(upper - middle, middle - lower) * slack
     large, count = np.abs(a), a.shape[1]
-    value, spread = look.dots(middle, a)[0], look.dots(radius, large)[0]
-    error = arithmetic.gamma(2 * count + 4) * look.charge(large, np.abs(middle) + radius)
+    value, spread = look.dots(short, a)[0], look.dots(arithmetic.roughly(radius), large)[0]
+    most = (np.abs(middle) + radius).max(axis=1, keepdims=True)
+    error = arithmetic.slip(2 * chain(count) + 4) * look.charge(large, most)
     return value - spread, value + spread, error + arithmetic.tiny * (8 * count)
 
 

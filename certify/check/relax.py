@@ -21,12 +21,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
 from certify.check.network import Relu, Sigmoid
-from certify.check.rounding import TINY, Arithmetic, Float64, Numbers, U, away
+from certify.check.rounding import TINY, Arithmetic, Float64, Numbers, U, away, chain
 
 LN2_HIGH, LN2_LOW = float.fromhex("0x1.62e42feep-1"), float.fromhex("0x1.a39ef35793c76p-33")
 SIGMOID_ERROR = 2.0**-45
@@ -45,12 +44,14 @@ class Lines:
 
 @dataclass(frozen=True, eq=False)
 class Band:
-    """A f(z) >= (A slope + |A| bend) z + A middle - |A| (half + charge), each (B, n), bend None for 0.
+    """A f(z) >= (A slope + |A| bend) z + A middle - |A| (half + charge), each (B, n), bend None for 0; charge (B, 1).
 
     With lines s z + t below and S z + T above: slope, bend = (s +- S) / 2, middle, half = (T +- t) / 2, so that A > 0
     gets s and t, A < 0 gets S and T; parallel lines serve -A, too. |slope| + |bend| <= 1 and its halving, products and
-    sum are off by 4 roundings, which |A| gamma_4 |z| pays for, underflow included; sums of the n products with the
-    intercepts by gamma_n |A| (|middle| + |half|), and their own rounding.
+    sum are off by 4 roundings, and 2 more where slopes become float32, which |A| gamma_4 |z| pays for; sums of the n
+    products with the intercepts by gamma_chain(n) |A| (|middle| + |half|), which pays for rounding these, too; and
+    4 tiny |A| (1 + |z|) for numbers that float32 cannot have. The charge is the largest of all neurons, since reading
+    them one by one costs more than it is worth.
     """
 
     slope: Numbers
@@ -61,7 +62,7 @@ class Band:
 
 
 def band(arithmetic: Arithmetic, found: Lines, size: Numbers) -> Band:
-    """The lines as they are used; size >= |z|."""
+    """The lines as they are used; size (B, n) or (B, 1) >= |z|."""
     by = arithmetic.number(0.5)
     slope, bend = arithmetic.array(found.above_slope), None
     if found.below_slope is not found.above_slope:
@@ -71,19 +72,29 @@ def band(arithmetic: Arithmetic, found: Lines, size: Numbers) -> Band:
     if found.below is not None:
         below = arithmetic.array(found.below) * by
         middle, half = middle + below, half - below
-    charge = arithmetic.gamma(4) * size + arithmetic.gamma(middle.shape[1]) * (np.abs(middle) + np.abs(half))
-    return Band(slope, bend, middle, half, charge)
+    large, *both = (np.abs(v).max(axis=1, keepdims=True) for v in (size, middle, half))
+    charge = arithmetic.slip(4) * large + arithmetic.slip(chain(middle.shape[1])) * sum(both)
+    charge = charge + 4 * arithmetic.tiny * (1 + large)
+    short = arithmetic.coefficients
+    same, middle = half is middle, short(middle)
+    return Band(short(slope), None if bend is None else short(bend), middle, middle if same else short(half), charge)
 
 
-def lines(kind: Relu | Sigmoid, lower: Float64, upper: Float64, mode: Literal["adaptive", "parallel"]) -> Lines:
-    """The lines that docs/certificate.md calls adaptive or parallel, on [lower, upper] (B, n)."""
+def lines(kind: Relu | Sigmoid, lower: Float64, upper: Float64) -> Lines:
+    """The lines that docs/certificate.md calls parallel, on [lower, upper] (B, n)."""
     if isinstance(kind, Relu):
-        chord = _chord(lower, upper)
-        slope = chord if mode == "parallel" else np.where((upper > -lower) | (lower >= 0), 1.0, 0.0)
-        return Lines(slope, None, chord, _relu_above(lower, upper, chord))
-    above = _tangent(-upper, -lower)
-    below = above if mode == "parallel" else _tangent(lower, upper)
-    return Lines(below, _sigmoid_below(lower, upper, below), above, _sigmoid_above(lower, upper, above))
+        slope = _chord(lower, upper)
+        return Lines(slope, None, slope, _relu_above(lower, upper, slope))
+    slope = _tangent(-upper, -lower)
+    return Lines(slope, _sigmoid_below(lower, upper, slope), slope, _sigmoid_above(lower, upper, slope))
+
+
+def adapted(kind: Relu | Sigmoid, lower: Float64, upper: Float64, parallel: Lines) -> Lines:
+    """Those that it calls adaptive: the same above."""
+    if isinstance(kind, Relu):
+        return replace(parallel, below_slope=np.where((upper > -lower) | (lower >= 0), 1.0, 0.0))
+    slope = _tangent(lower, upper)
+    return replace(parallel, below_slope=slope, below=_sigmoid_below(lower, upper, slope))
 
 
 def chosen(

@@ -28,10 +28,8 @@ from certify.check.content import Polytope
 from certify.check.errors import Rejected
 from certify.check.interval import Bounds, Model, model_of, row
 from certify.check.network import Float64, Maximum, Relu, Sigmoid
-from certify.check.rounding import REAL, TINY
+from certify.check.rounding import REAL, SMALL, TINY, U32
 
-U32 = 2.0**-24
-SMALL = 2.0**-126
 LARGE = 2.0**127
 SIGMOID = 2.0**-21
 COMPUTED = 2.0**31
@@ -60,7 +58,7 @@ def needs(bounds: Bounds) -> list[Float64 | None]:
 
 def deviation(bounds: Bounds) -> Float64:
     """(B, m): the bound for the output of every box. `bounds` carried forward to the end."""
-    model = bounds.model if bounds.model.arithmetic == REAL else model_of(bounds.model.network, REAL)
+    model = model_of(bounds.model.network, REAL) if bounds.model.arithmetic.exact else bounds.model
     nodes = model.network.nodes
     if model.network.doubts:
         raise Rejected(f"float32: node {model.network.doubts[0]}")
@@ -104,7 +102,8 @@ def _affine(model: Model, index: int, errors: list[Float64], sizes: list[Float64
     large = [s + e for s, e in zip(sizes, errors, strict=True)]
     bias = np.zeros(1) if rule.bias is None else np.abs(rule.bias)
     relative = gamma + COMPUTED * rule.weight_error
-    found = rule.magnitude(*(e + SMALL + relative * s for e, s in zip(errors, large, strict=True))) + gamma * bias
+    parts = (e + SMALL + relative * s for e, s in zip(errors, large, strict=True))
+    found = model.arithmetic.above(rule.magnitude, *parts) + gamma * bias
     if not (found * (1 + gamma) < LARGE * gamma).all():  # found / gamma is at least |W| X + |b|
         raise Rejected(f"{node.name}: float32 may overflow")
     found = found + SMALL * 2 * count * (1 + max(float(s.max()) for s in large))

@@ -100,8 +100,8 @@ def crown(bounds: Bounds, steps: Sequence[Crown], norm: Norm | None) -> Bounds:
         for box, where in _chunks(bounds, source, *rows):
             _meet(lower, upper, box, where, *between(bounds, neurons(bounds, source, where, 1, box), box, norm))
         if step.adaptive and source > model.first:  # else the first pass met no unit, and was the best there is
-            again = unsettled(kind, lower, upper)[rows]
-            for box, where in _chunks(bounds, source, rows[0][again], rows[1][again]):
+            rows = np.nonzero(open_ & unsettled(kind, lower, upper))
+            for box, where in _chunks(bounds, source, *rows):
                 twice, signs = None if box is None else np.repeat(box, 2), np.tile([1.0, -1.0], len(where))
                 form = neurons(bounds, source, np.repeat(where, 2), signs, twice)
                 both = lowest(bounds, form, twice, ADAPTIVE, norm)

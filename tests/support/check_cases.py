@@ -14,7 +14,7 @@ from certify import ops
 from certify.check import content, network
 from certify.check.checker import Manner, verify
 from certify.check.interval import model_of
-from certify.check.rounding import EXACT, REAL
+from certify.check.rounding import EXACT, QUICK
 from certify.graph import Graph
 
 
@@ -129,7 +129,7 @@ def judge(
     arithmetic: Any = "real",
 ) -> str:
     """The level at which the proofs show what is stated, or Rejected."""
-    model = model_of(net, EXACT if exact else REAL)
+    model = model_of(net, EXACT if exact else QUICK)
     with np.errstate(all="ignore"):
         return verify(certificate(net, stated, *proofs), model, Manner(exact, arithmetic))
 

@@ -29,7 +29,8 @@ from certify.check.interval import Bounds, forward, model_of, over
 from certify.check.network import Add, Concat, Conv, Input, Linear, Network, Node, Relu, Scale, Select, Sigmoid
 from certify.check.patches import Cells, Patch, Rows, filters, one_hot
 from certify.check.region import Norm, ball_box, minimum
-from certify.check.rounding import EXACT, REAL
+from certify.check.rounding import EXACT, QUICK, REAL, dot
+from certify.check.rounding import chain as chain_of
 from certify.check.single import deviation
 from certify.check.steps import Claim, crown, execute, margin
 
@@ -145,7 +146,7 @@ def rows_stop_where_it_is_enough(seeds: range = range(3), arithmetic: Any = REAL
     assert early
 
 
-def affine_bounds_are_exact_minima(tries: int = 60) -> None:
+def affine_bounds_are_exact_minima(tries: int = 60, arithmetic: Any = REAL) -> None:
     """Affine chains with cancelling weights: the true minimum, in rationals, is never exceeded, nor the maximum."""
     rng = np.random.default_rng(5)
     for number in range(tries):
@@ -160,7 +161,7 @@ def affine_bounds_are_exact_minima(tries: int = 60) -> None:
         net = Network(tuple(nodes))
         center = rng.normal(size=3)
         low, high = center - (number % 4) * 1e-3, center + (number % 4) * 1e-3
-        bounds = forward(start(net, low, high))
+        bounds = forward(start(net, low, high, arithmetic))
         row_, first_ = fractions(row), fractions(first)
         a, c = (row_ @ first_)[0], (row_ @ fractions(shift))[0] + fractions(net.nodes[2].op.bias)[0]
         ends = a, fractions(low), fractions(high)
@@ -189,7 +190,7 @@ def intervals_hold_where_sums_cancel(tries: int = 60) -> None:
         assert lower[0, 0] <= true <= upper[0, 0]
 
 
-def readers_sums_are_charged(tries: int = 60) -> None:
+def readers_sums_are_charged(tries: int = 60, arithmetic: Any = REAL) -> None:
     """x read three times with coefficients that cancel, so that their sums round far more than the result shows."""
     rng = np.random.default_rng(7)
     for _ in range(tries):
@@ -199,7 +200,7 @@ def readers_sums_are_charged(tries: int = 60) -> None:
         rows[0, 2] *= 2.0**-30
         rows = rows[:, rng.permutation(3)]
         x = rng.normal(size=1)
-        bounds = forward(start(Network(nodes), x, x))
+        bounds = forward(start(Network(nodes), x, x, arithmetic))
         found = lowest(bounds, Form(1, rows, np.zeros(1), np.zeros(1)), None, ADAPTIVE, None)
         assert found[0] <= fractions(rows).sum() * fractions(x)[0]
 
@@ -335,7 +336,8 @@ def lines_hold(kind: str = "both") -> None:
     ends[:6] = [[-1, 3], [-2, 1], [0, 1], [-1, 0], [-800, 900], [-40, 0.5]]
     lower, upper = ends[:, 0][None], ends[:, 1][None]
     for unit, top in ((Relu(), 1.0), (Sigmoid(), 0.25)):
-        every = [relax.lines(unit, lower, upper, mode) for mode in ("adaptive", "parallel")]
+        parallel = relax.lines(unit, lower, upper)
+        every = [relax.adapted(unit, lower, upper, parallel), parallel]
         slopes = rng.random((1, 60)) * top
         at = np.arange(60)
         for low, high in ((slopes, None if top == 1 else rng.random((1, 60)) * top), (slopes * 0, slopes * 0)):
@@ -413,13 +415,13 @@ def sigmoid_by_hand() -> None:
     assert most - 1e-9 <= lowest(bounds, form, None, Choice(slopes=quarter), None)[0] <= most
 
 
-def multipliers_pay_for_their_rounding(tries: int = 60) -> None:
+def multipliers_pay_for_their_rounding(tries: int = 60, arithmetic: Any = REAL) -> None:
     """On a point, (a - v) z + v z is a z whatever v is."""
     rng = np.random.default_rng(11)
     for _ in range(tries):
         w, x = rng.normal(size=(1, 1)), rng.normal(size=1)
         net = chain(([[1.0]], None), (w, None))
-        bounds = forward(start(net, x, x))
+        bounds = forward(start(net, x, x, arithmetic))
         form = neurons(bounds, 3, np.zeros(1, dtype=np.int64), 1)
         v = Multiplier(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64), rng.normal(size=1) * 1e12)
         true = fractions(w)[0, 0] * max(fractions(x)[0], Fraction(0))
@@ -458,6 +460,11 @@ def minima_over_sets_hold(tries: int = 40) -> None:
         lower, upper = ball_box(center, Fraction(radius), *((-np.inf, np.inf), (-0.3, 0.4))[number % 3 == 0])
         if not (lower <= upper).all():
             continue
+        short = a.astype(np.float32)
+        for low, high in ((lower, upper), (center[None], center[None])):
+            value, error = minimum(QUICK, short, (low, high))
+            exact = (fractions(short) * np.where(a > 0, fractions(low), fractions(high))).sum(axis=1)
+            assert all(Fraction(v) - Fraction(e) <= x for v, e, x in zip(value, error, exact, strict=True))
         for arithmetic in (REAL, EXACT):
             value, error = minimum(arithmetic, arithmetic.array(a), (lower, upper))
             least = np.where(a > 0, fractions(lower), fractions(upper))
@@ -948,6 +955,10 @@ def many_at_once_are_judged_as_alone() -> None:
             judge_all(model, every, Manner())
             assert [job.level for job in every] == alone + [""] * len(extra)
             assert [job.failure is not None for job in every] == [job.level == "" for job in every]
+            for job in every:
+                job.level, job.failure = "", None
+            judge_all(model_of(net, QUICK), every, Manner())
+            assert [job.failure is None for job in every] == [level != "" for level in alone] + [False] * len(extra)
         seen |= set(alone)
     assert seen == {"", "real", "float32"}
 
@@ -984,6 +995,99 @@ def exact_arithmetic_agrees(seeds: range = range(3)) -> None:
         pair = [crown(start(net, lower[1], upper[1], arithmetic), [ALL], None) for arithmetic in (REAL, EXACT)]
         for a, b in zip(pair[0].lower, pair[1].lower, strict=True):
             assert np.allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+def quick_passes_hold() -> None:
+    """With coefficients in float32 the same laws hold: of numbers that are none, sums that cancel, multipliers."""
+    every_interval_holds(range(4), QUICK)
+    every_pass_is_below(range(4), QUICK)
+    rows_stop_where_it_is_enough(range(1), QUICK)
+    affine_bounds_are_exact_minima(120, QUICK)
+    readers_sums_are_charged(60, QUICK)
+    multipliers_pay_for_their_rounding(60, QUICK)
+
+
+def quick_sums_are_not_below_the_exact() -> None:
+    """Long sums, weights that float32 rounds downward, numbers below its range: errors are not underestimated."""
+    rng = np.random.default_rng(43)
+    # One after the other, each addition rounded downward by 0.4 of a last digit at the end.
+    step = np.full((1, 1 << 16), 1 + 0.4 * 2.0**-8)
+    total = QUICK.above(lambda s: np.cumsum(s, axis=1)[:, -1:], step)[0, 0]
+    assert fractions(step).sum() <= total <= fractions(step).sum() * Fraction(11, 10)
+    for number in range(8):
+        count = int(rng.integers(1, 300) if number else 2000)
+        weight = np.full((1, count), 1 + 2.0**-25) * 10.0 ** rng.integers(
+            -3, 3
+        )  # float32 has them without the last bit
+        sizes = rng.random((1, count)) * (1.0, 1e-50)[number % 2]
+        net = chain((weight, None))
+        above = QUICK.above(model_of(net, QUICK).maps[1].magnitude, sizes)[0, 0]  # type: ignore[union-attr]
+        true = (fractions(weight) * fractions(sizes)).sum()
+        assert true <= above <= true * 2 + Fraction(2) ** -100
+        for kind, u in ((np.float64, 2.0**-53), (np.float32, 2.0**-24)):
+            a, w = (rng.normal(size=(2, count)).astype(kind) for _ in range(2))
+            for vector in (w, w[:1]):
+                for found, x, y in zip(dot(a, vector), a, np.broadcast_to(vector, a.shape), strict=True):
+                    each = fractions(x) * fractions(y)
+                    assert abs(each.sum() - Fraction(found)) <= abs(each).sum() * Fraction(u) * chain_of(count)
+
+
+def one_quick_pass_is_charged() -> None:
+    """w (V x + b) on a point, where both w V and V x + b are nearly 0: what float32 loses by V, W and A W."""
+    rng = np.random.default_rng(44)
+    for number in range(60):
+        width = int(rng.integers(2, 40))
+        w, v = rng.normal(size=(1, width)), rng.normal(size=(width, width))
+        v[-1] = -(w[0, :-1] @ v[:-1]) / w[0, -1]
+        x = rng.normal(size=width) * 10.0 ** (number % 5)
+        whole = chain((v, -(v @ x)), (w, None))
+        net = Network((*whole.nodes[:2], Node("last", whole.nodes[3].op, (1,), (1,))))
+        bounds = forward(start(net, x, x, QUICK))
+        true = (fractions(w) @ (fractions(v) @ fractions(x) - fractions(v @ x)))[0]
+        below, above = between(bounds, neurons(bounds, 2, np.zeros(1, dtype=np.int64), 1), None, None)
+        assert below[0] <= true <= above[0]
+
+
+def quick_bands_hold() -> None:
+    """A f(z) >= (A slope + |A| bend) z + A middle - |A| (half + charge), computed in float32 number by number."""
+    rng = np.random.default_rng(45)
+    for number, kind in itertools.product(range(60), (Relu(), Sigmoid())):
+        ends = np.sort(rng.normal(size=2)) * 10.0 ** rng.integers(-3, 2)
+        ends[0] -= abs(ends[1]) * (number % 2)  # open, where it is a ReLU
+        lower, upper = ends[:1, None], ends[1:, None]
+        parallel = relax.lines(kind, lower, upper)
+        for found in (parallel, relax.adapted(kind, lower, upper, parallel)):
+            band = relax.band(QUICK, found, np.abs(ends).max().reshape(1, 1))
+            a = np.float32(rng.normal())
+            rising = a * band.slope + (0 if band.bend is None else abs(a) * band.bend)
+            value, spread = a * band.middle, abs(a) * band.half
+            assert {v.dtype for v in (rising, value, spread)} == {np.dtype(np.float32)}
+            rest = sum(fractions(v)[0, 0] for v in (value, -spread, -abs(a) * band.charge))
+            for z in (*ends, ends.mean()):
+                true = max(Fraction(z), Fraction(0)) if isinstance(kind, Relu) else sigmoid(Fraction(z))
+                assert Fraction(float(a)) * true >= fractions(rising)[0, 0] * Fraction(z) + rest
+
+
+def float64_shows_what_quick_passes_miss() -> None:
+    """A margin that float32's roundings hide is shown all the same; one that is none is not."""
+    row = np.full((1, 3), 1.0)
+    net = chain((row, None), ([[1.0]], None))
+    proof = Proof((Close((0,), (0,), "adaptive"),), ())
+    for narrow in (1e-9, 1e-12):
+        assert accepts(net, box([1.0] * 3, [2.0] * 3, ([[1.0]], [3.0 - narrow])), proof)
+        assert not accepts(net, box([1.0] * 3, [2.0] * 3, ([[1.0]], [3.0 + narrow])), proof)
+    assert model_of(net, QUICK).arithmetic == QUICK
+    # Neither sums nor weights that float32 cannot have are taken for quick ones.
+    for weight in (row * 1e-40, row * 1e40, np.ones((1, (1 << 16) + 1))):
+        assert model_of(chain((weight, None)), QUICK).arithmetic == REAL
+    many = Network(
+        (Node("x", Input(), (), (1,)), Node("y", Linear(np.ones(((1 << 16) + 1, 1))), (0,), ((1 << 16) + 1,)))
+    )
+    assert model_of(many, QUICK).arithmetic == REAL
+    large = Network((Node("x", Input(), (), ((1 << 16) + 1,)), Node("y", Relu(), (0,), ((1 << 16) + 1,))))
+    assert model_of(large, QUICK).arithmetic == REAL
+    assert model_of(chain(([[1.0]], [1e-40])), QUICK).arithmetic == REAL
+    assert model_of(chain(([[0.0, 1.0]], [0.0])), QUICK).arithmetic == QUICK
 
 
 def nonsense_is_rejected() -> None:
@@ -1041,5 +1145,10 @@ LAWS = (
     every_pass_is_below,
     rows_stop_where_it_is_enough,
     exact_arithmetic_agrees,
+    float64_shows_what_quick_passes_miss,
+    one_quick_pass_is_charged,
+    quick_bands_hold,
+    quick_sums_are_not_below_the_exact,
+    quick_passes_hold,
 )
 __all__ = ["LAWS", "Concat", "Select", "check_cases"]

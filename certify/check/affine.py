@@ -33,7 +33,7 @@ from certify.check.network import (
 from certify.check.rounding import Arithmetic, Numbers
 
 Forward = Callable[..., Numbers]
-PART = 1 << 17  # numbers of a product at once
+PART = 1 << 20  # bytes of a product at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +183,7 @@ class Window:
         near, blocks, _ = self._blocks(kernel)
         gathered = len(weight) * math.prod(near) * math.prod(blocks)
         way = self._gathered if gathered <= scattered else self._scattered
-        count = max(16, PART // min(gathered, scattered))
+        count = max(16, PART // (a.itemsize * min(gathered, scattered)))
         parts = [way(a[k : k + count], weight) for k in range(0, len(a), count)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 

@@ -234,3 +234,61 @@ def test_every_file_of_the_benchmarks_is_covered_by_its_own_property(path: Path)
     smaller = replace(prop.cases[0], polytopes=prop.cases[0].polytopes[1:])
     with pytest.raises(Rejected, match="not covered"):
         covers(Cases(None, (smaller, *prop.cases[1:])), disjuncts)
+
+
+NUMBERS = st.decimals(allow_nan=False, allow_infinity=False, min_value=-9, max_value=9, places=None).map(str)
+
+
+@given(st.lists(st.tuples(st.sampled_from(("<=", ">=")), st.integers(0, 1), NUMBERS), max_size=9), st.booleans())
+def test_plain_limits_are_what_the_grammar_says(extra: list[tuple[str, int, str]], last: bool) -> None:
+    """Read by one expression or as formulas: the same boxes, to the last digit, or the same refusal."""
+    whole = [(">=", 0, "-10"), ("<=", 0, "1e1"), (">=", 1, "-10.0"), ("<=", 1, "+10")]
+    comparisons = [f"({op} X_{i} {number})" for op, i, number in [*whole[: 4 - last], *extra]]
+    plain = "".join(f"( assert{c} )\n" for c in comparisons)
+    formulas = "".join(f"(assert (and {c}))" for c in comparisons)
+    found = []
+    for text in (plain, formulas, plain + formulas):
+        try:
+            found.append(
+                [(d.lower.tolist(), d.upper.tolist()) for d in read_spec(f"{declare(2, 1)}{text}".encode(), 2, 1)]
+            )
+        except Rejected as error:
+            found.append(str(error))
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "()",
+        "(assert ())",
+        "(assert (or (assert (<= X_0 0)) (<= Y_0 0)))",
+        "(assert (and (<= Y_0 0) (assert (<= X_0 0))))",
+        "((assert (<= X_0 0)))",
+        "(assert (<= X_9 0))",
+        "(assert (<= X_00 0))",
+        "(assert (<= X_0 Y_0))",
+        "(assert (<= X_0 nan))",
+        "(assert (<= X_0 1_0))",
+        "(assert (<= X_0 1e9999))",
+    ],
+)
+def test_what_only_looks_like_a_limit_is_rejected(text: str) -> None:
+    rest = "(assert (<= X_0 1))(assert (>= X_0 -1))"
+    assert read_spec(f"{declare(1, 1)}{rest}".encode(), 1, 1)
+    with pytest.raises(Rejected):
+        read_spec(f"{declare(1, 1)}{rest}{text}".encode(), 1, 1)
+    with pytest.raises(Rejected):
+        read_spec(f"{declare(1, 1)}{text}{rest}".encode(), 1, 1)
+
+
+def test_limits_are_rounded_outward_whatever_their_length() -> None:
+    """0.1 with 40 digits is no float64: the box's ends lie on both sides of it, next to each other."""
+    number = "0.1" + 37 * "0" + "1"
+    (found,) = read_spec(f"{declare(1, 1)}(assert (<= X_0 {number}))(assert (>= X_0 {number}))".encode(), 1, 1)
+    assert Fraction(found.lower[0]) < Fraction(number) < Fraction(found.upper[0])
+    assert np.nextafter(found.lower[0], 1) == found.upper[0]
+    (found,) = read_spec(f"{declare(1, 1)}(assert (<= X_0 -{number}))(assert (>= X_0 -{number}))".encode(), 1, 1)
+    assert Fraction(found.lower[0]) < -Fraction(number) < Fraction(found.upper[0])
+    with pytest.raises(Rejected, match="contradict"):
+        read_spec(f"{declare(1, 1)}(assert (<= X_0 {number}))(assert (>= X_0 {number}1))".encode(), 1, 1)

@@ -231,7 +231,9 @@ def filters(places: Index, signs: Numbers, op: Conv, weight: Numbers, shapes: tu
     whole, out = shapes
     channel, spots, place = _spots(places, out)
     origin = spots * np.array(op.stride) - np.array(op.pads[: len(op.stride)])
-    values = weight.reshape(len(weight), -1)[channel] * signs[:, None]
+    values = weight.reshape(len(weight), -1)[channel]
+    if not (signs == 1).all():
+        values = values * signs[:, None]
     return Patch(values, Windows(origin, weight.shape[2:], whole), place)
 
 

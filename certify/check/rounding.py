@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -137,22 +138,31 @@ def dot(a: Numbers, w: Numbers) -> Numbers:
     """sum_j a_rj w_rj -> (R,), as numbers; w (R, n), or (1, n) for all rows. Off as a sum of `chain(n)` products."""
     if a.dtype == object:
         return cast(Numbers, (a * w).sum(axis=1))
-    blocks, each = a.shape[1] // BLOCK, len(w) == 1
-    if blocks < 2:
+    count, each = a.shape[1], len(w) == 1
+    if count < 2 * BLOCK:
         return as_numbers(a @ w[0] if each else np.einsum("rn,rn->r", a, w))
-    part, whole = (slice(None), slice(0, blocks * BLOCK)), (slice(None), slice(blocks * BLOCK, None))
-    rows, vectors = (v[part].reshape(len(v), blocks, BLOCK) for v in (a, w))
+    size = _block(count)
+    whole = count - count % size
+    rows, vectors = a[:, :whole].reshape(len(a), -1, size), w[:, :whole].reshape(len(w), -1, size)
     if each:
-        sums = (rows.transpose(1, 0, 2) @ vectors[0, :, :, None])[:, :, 0].sum(axis=0, dtype=np.float64)
+        sums = np.add.reduce((rows.transpose(1, 0, 2) @ vectors[0, :, :, None])[:, :, 0], axis=0, dtype=np.float64)
     else:
-        sums = np.einsum("rbn,rbn->rb", rows, vectors).sum(axis=1, dtype=np.float64)
-    rest = a[whole] @ w[whole][0] if each else np.einsum("rn,rn->r", a[whole], w[whole])
-    return cast(Numbers, sums + rest)
+        sums = np.add.reduce(np.einsum("rbn,rbn->rb", rows, vectors), axis=1, dtype=np.float64)
+    if whole < count:
+        a, w = a[:, whole:], w[:, whole:]
+        sums = sums + (a @ w[0] if each else np.einsum("rn,rn->r", a, w))
+    return cast(Numbers, sums)
+
+
+@lru_cache(maxsize=256)
+def _block(n: int) -> int:
+    """BLOCK, or a little less if that leaves no rest."""
+    return max((size for size in range(BLOCK // 2, BLOCK + 1) if n % size == 0), default=BLOCK)
 
 
 def chain(n: int) -> int:
     """How many products in one sum lose as much as `dot` of n does: blocks are added up in float64."""
-    return min(n, 2 * BLOCK) + n // BLOCK + 1
+    return min(n, 2 * BLOCK) + 2 * n // BLOCK + 1
 
 
 def as_numbers(coefficients: Numbers) -> Numbers:

@@ -114,7 +114,7 @@ def _weighted(op: Linear | Scale | Conv | ConvTranspose, shape: Shape, out: Shap
 
         terms, back = weight.shape[1], weight.shape[0]
         return Affine(
-            lambda x: linear(x, weight),
+            lambda x: linear(x, suits(weights, x)),
             lambda x: linear(x, suits(sizes, x)),
             transposed,
             terms,
@@ -132,7 +132,7 @@ def _weighted(op: Linear | Scale | Conv | ConvTranspose, shape: Shape, out: Shap
         raise Rejected(f"a convolution with weight {weight.shape} from {shape} to {out}")
     if isinstance(op, Conv):
         return Affine(
-            lambda x: window.correlate(x, weight),
+            lambda x: window.correlate(x, suits(weights, x)),
             lambda x: window.correlate(x, suits(sizes, x)),
             lambda a: (window.transpose(a, suits(weights, a)),),
             per_output,
@@ -140,7 +140,7 @@ def _weighted(op: Linear | Scale | Conv | ConvTranspose, shape: Shape, out: Shap
             weights,
         )
     return Affine(
-        lambda x: window.transpose(x, weight),
+        lambda x: window.transpose(x, suits(weights, x)),
         lambda x: window.transpose(x, suits(sizes, x)),
         lambda a: (window.correlate(a, suits(weights, a)),),
         per_input,

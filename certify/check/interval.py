@@ -24,7 +24,7 @@ from certify.check.affine import Affine, affine
 from certify.check.errors import Rejected
 from certify.check.network import Float64, Maximum, Network, Node, Relu, Sigmoid, Weighted
 from certify.check.relax import Band, Lines, adapted, band, image, lines
-from certify.check.rounding import LONGEST, SMALL, Arithmetic, Numbers, chain, finite
+from certify.check.rounding import LONGEST, SMALL, Arithmetic, Numbers, as_numbers, chain, finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,15 +209,16 @@ class _Walk:
             return tuple(arithmetic.floats(side, up=False) for side in sides)  # type: ignore[return-value]
         half, slack = arithmetic.number(0.5), arithmetic.number(1.0) + arithmetic.gamma(1)
         low, high = ([arithmetic.array(e[k]) for e in ends] for k in (0, 1))
-        middle = [a * half + b * half for a, b in zip(low, high, strict=True)]
+        short = [arithmetic.coefficients(a * half + b * half) for a, b in zip(low, high, strict=True)]
+        middle = map(as_numbers, short)
         radius = [np.maximum(b - m, m - a) * slack for a, m, b in zip(low, middle, high, strict=True)]
-        value, spread = rule.forward(*middle), rule.magnitude(*radius)
+        value, spread = (as_numbers(v) for v in (rule.forward(*short), rule.magnitude(*map(arithmetic.roughly, radius))))
         if rule.bias is not None:
             value = value + rule.bias
         sizes = [self.size[i] for i in node.inputs]
         large = arithmetic.above(rule.magnitude, *(s for s in sizes if s is not None))
         inexact = arithmetic.number(rule.weight_error) * slack
-        spread = spread + (arithmetic.gamma(2 * rule.terms + 8) + inexact) * large
+        spread = spread + (arithmetic.slip(2 * rule.terms + 8) + inexact) * large
         loss = (arithmetic.gamma(rule.back) + inexact) * large
         if rule.bias is not None:
             spread = spread + arithmetic.gamma(8) * np.abs(rule.bias)

@@ -24,6 +24,7 @@ Array = NDArray[Any]
 T = TypeVar("T")
 
 LARGEST = 4 << 30  # bytes unpacked: a longer file is a bomb, or not of this world
+UNKNOWN_FLAGS = 0x61  # of a zip entry: encrypted, patched, strongly encrypted
 HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(..)"
     rb"\{'descr': '([<>|][a-z][0-9]+)', 'fortran_order': (True|False), 'shape': \(([0-9, ]*)\), \} *\n",
@@ -88,11 +89,21 @@ class Archive:
 def _unpacked(data: bytes, entry: zipfile.ZipInfo) -> bytes:
     """An entry's bytes, stored or deflated: as ZipFile.read, which takes six times as long."""
     start = entry.header_offset
-    name, extra = struct.unpack_from("<HH", data, start + 26)
-    packed = data[start + 30 + name + extra :][: entry.compress_size]
-    if data[start : start + 4] != b"PK\x03\x04" or entry.flag_bits & 1 or entry.compress_type not in (0, 8):
-        raise ValueError("no entry that is stored or deflated")
-    found = packed if entry.compress_type == 0 else zlib.decompressobj(-15).decompress(packed, entry.file_size + 1)
+    if start < 0 or data[start : start + 4] != b"PK\x03\x04" or entry.flag_bits & UNKNOWN_FLAGS:
+        raise ValueError("no entry begins there, or one that is encrypted or patched")
+    named, extra = struct.unpack_from("<HH", data, start + 26)
+    begin = start + 30 + named + extra
+    packed = data[begin : begin + entry.compress_size]
+    if data[start + 30 : start + 30 + named] != entry.orig_filename.encode() or len(packed) != entry.compress_size:
+        raise ValueError("another name, or fewer bytes, than the directory states")
+    found = packed
+    if entry.compress_type == zipfile.ZIP_DEFLATED:
+        stream = zlib.decompressobj(-15)
+        found = stream.decompress(packed, entry.file_size + 1)
+        if not stream.eof or stream.unused_data:
+            raise ValueError("a stream that ends too late or too early")
+    elif entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError("neither stored nor deflated")
     if len(found) != entry.file_size or zlib.crc32(found) != entry.CRC:
         raise ValueError("another length, or another check sum, than it states")
     return found

@@ -32,7 +32,7 @@ from certify.check.network import Conv, Float64, Linear, Relu, Scale, Sigmoid
 from certify.check.patches import Cells, Patch, Rows, filters, one_hot
 from certify.check.region import Norm, minimum, spanned
 from certify.check.relax import Band, Lines, band, chosen
-from certify.check.rounding import Numbers, as_numbers, dot, finite
+from certify.check.rounding import LONGEST, Numbers, as_numbers, dot, finite
 
 Mode = Literal["interval", "adaptive", "parallel"]
 CHUNK = 1 << 20  # numbers in one array of a pass: more rows go through one after the other
@@ -276,6 +276,8 @@ class _Walk:
     def _keeps(self, index: int, patch: Patch) -> bool:
         """Whether coefficients on a window stay on one, and that is smaller than the tensor."""
         op = self.model.network.nodes[index].op
+        if patch.values.shape[1] > LONGEST:  # padding, too, stands between the blocks of a dot product
+            return False
         if isinstance(op, Relu | Sigmoid):
             return self.choice.mode != "interval" and self.unit_of[index] not in self.choice.slopes
         return isinstance(op, Conv | Scale) and patch.small

@@ -212,7 +212,9 @@ class _Walk:
         short = [arithmetic.coefficients(a * half + b * half) for a, b in zip(low, high, strict=True)]
         middle = map(as_numbers, short)
         radius = [np.maximum(b - m, m - a) * slack for a, m, b in zip(low, middle, high, strict=True)]
-        value, spread = (as_numbers(v) for v in (rule.forward(*short), rule.magnitude(*map(arithmetic.roughly, radius))))
+        value, spread = (
+            as_numbers(v) for v in (rule.forward(*short), rule.magnitude(*map(arithmetic.roughly, radius)))
+        )
         if rule.bias is not None:
             value = value + rule.bias
         sizes = [self.size[i] for i in node.inputs]

@@ -27,7 +27,8 @@ TOKEN = re.compile(r"[()\[\]]|[^\s()\[\]]+(?:\s*\[[^\[\]()]*\](?![^\s()]))?")  #
 BLANKS, ZEROS = re.compile(r"\s*([\[\],])\s*"), re.compile(r"(?<=[\[,])0+(?=[0-9])")  # that an index may have too much
 COMMENT = re.compile(r";[^\r\n]*")
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE]([+-]?[0-9]{1,4}))?", re.ASCII)
-PLAIN = re.compile(r"\(\s*assert\s*\(\s*([<>]=)\s+(X_[0-9]{1,9})\s+([^\s()\[\]]+)\s*\)\s*\)", re.ASCII)
+PLAIN = re.compile(r"\(\s*assert\s*\(\s*([<>]=)\s+(X_[0-9]{1,9})\s+([-+.0-9][^\s()\[\]]*)\s*\)\s*\)")
+MARK = "\N{SECTION SIGN}"  # no ASCII: no file can hold it
 VARIABLE = re.compile(r"([XY])_(0|[1-9][0-9]{0,8})", re.ASCII)
 TYPED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\[((?:[0-9]{1,9}(?:,[0-9]{1,9})*)?)\]", re.ASCII)
 MOST_DIGITS, MOST_EXPONENT = 1000, 1000  # no number that a float64 could be near needs more
@@ -77,8 +78,10 @@ def read_spec(data: bytes, inputs: int, outputs: int) -> list[Disjunct]:
         raise Unreadable(f"spec: not a text ({error})") from error
     if not text.isascii():
         raise Unreadable("spec: other than ASCII characters outside of comments")
-    plain = PLAIN.findall(text)  # nearly all of most files: limits of inputs, each leaving () behind
-    scope, commands = _declared(_lists(PLAIN.sub("()", text)))
+    plain: list[tuple[str, str, str]] = []  # nearly all of most files: limits of inputs, each leaving a mark behind
+    if "declare-network" not in text:  # version 2 names its variables as it likes
+        plain, text = PLAIN.findall(text), PLAIN.sub(f"({MARK})", text)
+    scope, commands = _declared(_lists(text))
     if sorted(scope.variables.values()) != [*(("X", i) for i in range(inputs)), *(("Y", i) for i in range(outputs))]:
         raise Rejected(f"spec: it does not declare X_0 ... X_{inputs - 1} and Y_0 ... Y_{outputs - 1}")
     factors = []
@@ -86,15 +89,13 @@ def read_spec(data: bytes, inputs: int, outputs: int) -> list[Disjunct]:
         match command:
             case ["assert", list() as formula]:
                 factors.append(_formula(formula, scope))
-            case []:
+            case [mark] if mark == MARK:
                 pass
             case _:
                 raise Rejected(f"spec: the command {str(command)[:60]} is not known here")
-    if commands.count([]) != len(plain):
-        raise Rejected("spec: () where it has no meaning")
     limits: Limits = {}
     for op, name, number in plain:
-        if name not in scope.variables:
+        if scope.variables.get(name, ("",))[0] != "X":
             raise Rejected(f"spec: {name} is not declared")
         side, high = 1 if op == "<=" else -1, _decimal(number)
         _tighten(limits, (scope.variables[name][1], side), (high if side > 0 else _negative(high), True))

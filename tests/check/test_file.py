@@ -193,3 +193,42 @@ def test_damaged_bytes_raise_nothing_but_rejected(seed: int) -> None:
         data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
     with suppress(Rejected):
         read_certificate(bytes(data))
+
+
+def patched(at: int, new: bytes, *, local: bool = False) -> bytes:
+    """The archive with bytes of the last entry's record changed: of its own header, or of the directory's."""
+    data = bytearray(packed(header()))
+    start = data.rindex(b"PK\x03\x04" if local else b"PK\x01\x02") + at
+    assert data[start : start + len(new)] != new
+    data[start : start + len(new)] = new
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(patched(30, b"Z", local=True), id="another name than the directory's"),
+        pytest.param(patched(0, b"PK\x03\x05", local=True), id="no header where it should be"),
+        pytest.param(patched(8, b"\x01"), id="encrypted"),
+        pytest.param(patched(8, b"\x20"), id="patched data"),
+        pytest.param(patched(8, b"\x40"), id="strongly encrypted"),
+        pytest.param(patched(10, b"\x0c"), id="another method"),
+        pytest.param(patched(16, b"\x00\x01\x02\x03"), id="another check sum"),
+        pytest.param(patched(20, b"\x01\x00"), id="fewer packed bytes"),
+        pytest.param(patched(20, b"\xff\xff\xff\x7f"), id="more packed bytes than there are"),
+        pytest.param(patched(24, b"\x01\x00"), id="fewer bytes"),
+        pytest.param(patched(24, b"\xff\xff\x00\x00"), id="more bytes"),
+    ],
+)
+def test_an_entry_that_is_not_as_it_states_is_unreadable(data: bytes) -> None:
+    with pytest.raises(Unreadable):
+        read_certificate(data)
+
+
+def test_an_archive_that_begins_before_the_file_is_unreadable() -> None:
+    data = bytearray(packed(header()))
+    end = data.rindex(b"PK\x05\x06")
+    offset = int.from_bytes(data[end + 16 : end + 20], "little")
+    data[end + 16 : end + 20] = (offset + 400).to_bytes(4, "little")
+    with pytest.raises(Unreadable):
+        read_certificate(bytes(data))

@@ -261,7 +261,9 @@ def test_plain_limits_are_what_the_grammar_says(extra: list[tuple[str, int, str]
     "text",
     [
         "()",
+        "()()",
         "(assert ())",
+        "(\N{SECTION SIGN})",
         "(assert (or (assert (<= X_0 0)) (<= Y_0 0)))",
         "(assert (and (<= Y_0 0) (assert (<= X_0 0))))",
         "((assert (<= X_0 0)))",
@@ -280,6 +282,26 @@ def test_what_only_looks_like_a_limit_is_rejected(text: str) -> None:
         read_spec(f"{declare(1, 1)}{rest}{text}".encode(), 1, 1)
     with pytest.raises(Rejected):
         read_spec(f"{declare(1, 1)}{text}{rest}".encode(), 1, 1)
+
+
+def test_an_output_that_is_named_like_an_input_is_an_output() -> None:
+    """Version 2 names variables as it likes: X_0 is the output here, and its limit no limit of the input."""
+    head = "(vnnlib-version <2.0>)(declare-network N (declare-input A float32 [1])(declare-output X_0 float32 []))"
+    box = "(assert (>= A[0] -10))(assert (<= A[0] 10))"
+    plain, formula = (
+        read_spec(f"{head}{box}(assert {limit})".encode(), 1, 1) for limit in ("(<= X_0 -5)", "(and (<= X_0 -5))")
+    )
+    for (found,) in (plain, formula):
+        assert (found.lower.tolist(), found.upper.tolist()) == ([-10.0], [10.0])
+        assert found.rows == {((0, Fraction(1)),): Fraction(-5)}
+
+
+def test_a_limit_within_a_declaration_is_rejected() -> None:
+    """What stands for a limit that was read must not stand for the arguments of a declaration."""
+    rest = "(declare-const Y_0 Real)(assert (>= X_0 0))(assert (<= Y_0 0))"
+    for text in ("(declare-fun X_0 (assert (<= X_0 1)) Real) () ", "(declare-fun X_0 (assert (<= X_0 1)) Real)"):
+        with pytest.raises(Rejected):
+            read_spec(f"{text}{rest}".encode(), 1, 1)
 
 
 def test_limits_are_rounded_outward_whatever_their_length() -> None:

@@ -340,7 +340,7 @@ class _Walk:
             return None
         size, count = self._size(self.model.source(unit)), a.shape[1]
         self.error = self.error + _rows(arithmetic.tiny * (8 * count + size.sum(axis=1)), self.box)
-        found = self.bounds.relaxed(unit, mode, arithmetic)[1]
+        found = self.bounds.relaxed(unit, mode)[1]
         if unit in self.choice.slopes:
             found, look = self._named(unit), Rows()
         large = np.abs(a)
@@ -359,7 +359,7 @@ class _Walk:
     def _named(self, unit: int) -> Band:
         """The lines of every row, with the slopes chosen for it."""
         source, named = self.model.source(unit), self.choice.slopes[unit]
-        default = self.bounds.relaxed(unit, "adaptive", self.arithmetic)[0]
+        default = self.bounds.relaxed(unit, "adaptive")[0]
         below = None if default.below is None else _rows(default.below, self.box)
         sides = (_rows(v, self.box) for v in (default.above_slope, default.above))
         own = Lines(_rows(default.below_slope, self.box), below, *sides)

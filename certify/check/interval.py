@@ -2,8 +2,9 @@
 
 Affine node y = W x + b, l <= x <= u: with m = fl((l + u) / 2), r >= max(u - m, m - l) and |x| <= M, y lies within |W|
 r of W m + b. The computed sums are off by gamma (|W| M + |b|) at most, gamma for twice the number of terms and 8
-roundings more (r's, the bias's and the ends'); underflow adds TINY a product; weights and biases that are not exact
-weight_error |W| M + bias_error.
+roundings more (r's, the bias's and the ends'); underflow adds `tiny` a product; weights and biases that are not exact
+weight_error |W| M + bias_error. For quick passes m, r, W and the sums are float32, too, r and |W| rounded upward, W to
+nearest, which is one rounding more; gamma is then of float32's u.
 
 A backward pass turns coefficients A of y into A' = fl(A W), and *takes these as its choice*. What they miss is |(A W -
 A') x| <= gamma |A| |W| M, gamma for the terms of A W. So `loss` = gamma |W| M + gamma |b| + weight_error |W| M +
@@ -31,8 +32,7 @@ from certify.check.rounding import LONGEST, SMALL, Arithmetic, Numbers, as_numbe
 class Model:
     """A network ready for computing: maps[i] is None for the input and for units; units and their sources are nodes.
 
-    arithmetic: of intervals and passes; first: the first unit's node, or the
-    number of nodes.
+    arithmetic: of intervals and passes; first: the first unit's node, or the number of nodes.
     """
 
     network: Network
@@ -90,7 +90,7 @@ class Bounds:
     loss: tuple[Numbers | None, ...]
     floor: tuple[Any, ...]
     current: int
-    ready: dict[tuple[int, str, Arithmetic], tuple[Lines, Band]]
+    ready: dict[tuple[int, str], tuple[Lines, Band]]
 
     def interval(self, node: int) -> tuple[Float64, Float64]:
         lower, upper = self.lower[node], self.upper[node]
@@ -98,10 +98,9 @@ class Bounds:
         assert upper is not None
         return lower, upper
 
-    def relaxed(self, unit: int, mode: Literal["adaptive", "parallel"], arithmetic: Arithmetic) -> tuple[Lines, Band]:
+    def relaxed(self, unit: int, mode: Literal["adaptive", "parallel"]) -> tuple[Lines, Band]:
         """The lines of a unit over its present interval, and what a pass makes of them."""
-        key = unit, mode, arithmetic
-        if key not in self.ready:
+        if (unit, mode) not in self.ready:
             source = self.model.source(unit)
             size = self.size[source]
             assert size is not None
@@ -109,9 +108,9 @@ class Bounds:
             if mode == "parallel":
                 found = lines(kind, *ends)
             else:
-                found = adapted(kind, *ends, self.relaxed(unit, "parallel", arithmetic)[0])
-            self.ready[key] = found, band(arithmetic, found, size)
-        return self.ready[key]
+                found = adapted(kind, *ends, self.relaxed(unit, "parallel")[0])
+            self.ready[unit, mode] = found, band(self.model.arithmetic, found, size)
+        return self.ready[unit, mode]
 
 
 def over(model: Model, lower: Float64, upper: Float64) -> Bounds:
@@ -231,5 +230,6 @@ class _Walk:
         underflow = arithmetic.tiny * (8 * rule.terms + 64)
         spread, loss = spread + underflow, loss + underflow
         self.loss[index] = loss
-        self.floor[index] = (8 * rule.terms + 64) * (sum(s.sum(axis=1) for s in sizes if s is not None) + node.size)
+        products = 8 * max(rule.terms, rule.back) + 64
+        self.floor[index] = products * (sum(s.sum(axis=1) for s in sizes if s is not None) + node.size)
         return arithmetic.floats(value - spread, up=False), arithmetic.floats(value + spread, up=True)

@@ -54,7 +54,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "an interval's rounding is missing": (
         "interval",
-        "spread = spread + (arithmetic.gamma(2 * rule.terms + 8) + inexact) * large",
+        "spread = spread + (arithmetic.slip(2 * rule.terms + 8) + inexact) * large",
         "spread = spread + inexact * large",
     ),
     "the error of a weight is missing": (
@@ -382,6 +382,11 @@ MUTANTS: dict[str, Mutant] = {
         "backward",
         "look.charge(np.abs(a), arithmetic.wider * loss)",
         "look.charge(np.abs(a), loss)",
+    ),
+    "quick: intervals round as in float64": (
+        "interval",
+        "arithmetic.slip(2 * rule.terms + 8)",
+        "arithmetic.gamma(2 * rule.terms + 8)",
     ),
     "quick: sizes are rounded to nearest": ("rounding", "(values * (1 + 4 * U32) + SMALL)", "values"),
     "quick: float32's sums of errors do not grow": ("rounding", "* self.grow", "* 1"),

@@ -178,13 +178,13 @@ def affine_bounds_are_exact_minima(tries: int = 60, arithmetic: Any = REAL) -> N
         assert bounds.interval(2)[1][0, 0] >= most
 
 
-def intervals_hold_where_sums_cancel(tries: int = 60) -> None:
+def intervals_hold_where_sums_cancel(tries: int = 60, arithmetic: Any = REAL) -> None:
     """W x + b with x a point: the interval holds the exact value."""
     rng = np.random.default_rng(6)
     for _ in range(tries):
         w, x = rng.normal(size=(1, 6)), rng.normal(size=6)
         b = np.array([-(w @ x)[0]])
-        bounds = forward(start(chain((w, b)), x, x))
+        bounds = forward(start(chain((w, b)), x, x, arithmetic))
         true = (fractions(w) @ fractions(x) + fractions(b))[0]
         lower, upper = bounds.interval(1)
         assert lower[0, 0] <= true <= upper[0, 0]
@@ -1002,6 +1002,7 @@ def quick_passes_hold() -> None:
     every_interval_holds(range(4), QUICK)
     every_pass_is_below(range(4), QUICK)
     rows_stop_where_it_is_enough(range(1), QUICK)
+    intervals_hold_where_sums_cancel(60, QUICK)
     affine_bounds_are_exact_minima(120, QUICK)
     readers_sums_are_charged(60, QUICK)
     multipliers_pay_for_their_rounding(60, QUICK)

@@ -353,7 +353,7 @@ class _Walk:
         self.error = self.error + look.charge(large, found.charge) + arithmetic.gamma(1) * np.abs(self.spread)
         rising = look.times(found.slope, a)
         if found.bend is not None:
-            rising += look.times(found.bend, large)
+            rising += look.times(found.bend, large, out=large)
         return rising
 
     def _named(self, unit: int) -> Band:

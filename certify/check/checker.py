@@ -15,11 +15,13 @@ from certify.check.errors import NotExcluded, Rejected
 from certify.check.file import read_certificate
 from certify.check.interval import Bounds, Model, model_of, over, row
 from certify.check.network import Network
+from certify.check.read_onnx import fingerprint, read_network
 from certify.check.region import Norm, ball_box, rounded_up
 from certify.check.rounding import EXACT, QUICK, Float64, verify_floats
 from certify.check.single import deviation, needs
 from certify.check.steps import Claim, Shown, alike, execute, moves
 from certify.check.tree import Ask, holds
+from certify.check.vnnlib import covers, read_spec
 
 BATCH = 32  # boxes that go through their steps together
 
@@ -96,8 +98,6 @@ def check_many(
 
     specs: for each the VNN-LIB file that its property must cover, or None.
     """
-    from certify.check.read_onnx import fingerprint
-
     started = time.process_time()
     found: list[Certificate | Rejected] = []
     jobs: dict[Model, list[_Job]] = {}
@@ -284,8 +284,6 @@ _KEPT: dict[tuple[str, Before, str, Path | None], Network] = {}
 
 def _network(model: bytes, certificate: Certificate, path: Path | None) -> Network:
     """The network that the certificate is about, read once for all certificates of one model."""
-    from certify.check.read_onnx import read_network
-
     key = (certificate.model_sha256, certificate.before, certificate.softmax, path)
     if key not in _KEPT:
         if len(_KEPT) >= 4:
@@ -300,8 +298,6 @@ def _model(network: Network, exact: bool) -> Model:
 
 
 def _covers(certificate: Certificate, spec: bytes, network: Network) -> None:
-    from certify.check.vnnlib import covers, read_spec
-
     if not isinstance(certificate.property, Cases):
         raise Rejected("property.kind: a VNN-LIB file is not about a ball")
     if certificate.before != Before():

@@ -144,14 +144,14 @@ class Rows:
                 out[part] = dot(a[part], vector[box : box + 1])
         return found
 
-    def times(self, vector: Numbers, a: Numbers) -> Numbers:
-        """Row by row, number by number: (K, n)."""
-        if self.box is None or len(vector) == 1:
-            return a * vector
-        if self._short(a):
-            found: Numbers = a * vector[self.box]
+    def times(self, vector: Numbers, a: Numbers, out: Numbers | None = None) -> Numbers:
+        """Row by row, number by number: (K, n); out: where to put it."""
+        if self.box is None or len(vector) == 1 or self._short(a):
+            found: Numbers = np.multiply(
+                a, vector if self.box is None or len(vector) == 1 else vector[self.box], out=out
+            )
             return found
-        out = np.empty_like(a)
+        out = np.empty_like(a) if out is None else out
         for box, part in self.parts:
             np.multiply(a[part], vector[box], out=out[part])
         return out
@@ -197,8 +197,8 @@ class Cells:
         found = self.read(vector)
         return [dot(a, found) for a in rows]
 
-    def times(self, vector: Numbers, a: Numbers) -> Numbers:
-        found: Numbers = a * self.read(vector)
+    def times(self, vector: Numbers, a: Numbers, out: Numbers | None = None) -> Numbers:
+        found: Numbers = np.multiply(a, self.read(vector), out=out)
         return found
 
     def charge(self, large: Numbers, vector: Numbers) -> Numbers:

@@ -100,7 +100,7 @@ MUTANTS: dict[str, Mutant] = {
         "return value, value, error",
     ),
     "the line above where the one below belongs": ("relax", "(low - slope) * by", "(slope - low) * by"),
-    "the line above for both": ("backward", "rising += look.times(found.bend, large)", "pass"),
+    "the line above for both": ("backward", "rising += look.times(found.bend, large, out=large)", "pass"),
     "intercepts above left out": (
         "relax",
         "half = arithmetic.array(found.above) * by",

@@ -109,18 +109,10 @@ def _weighted(op: Linear | Scale | Conv | ConvTranspose, shape: Shape, out: Shap
         def linear(x: Numbers, w: Numbers) -> Numbers:
             return (x.reshape(-1, inner) @ w.T).reshape(len(x), -1)
 
-        def transposed(a: Numbers) -> Sequence[Numbers]:
-            return ((a.reshape(-1, outer) @ suits(weights, a)).reshape(len(a), -1),)
+        def transposed(a: Numbers, w: Numbers) -> Numbers:
+            return (a.reshape(-1, outer) @ w).reshape(len(a), -1)
 
-        terms, back = weight.shape[1], weight.shape[0]
-        return Affine(
-            lambda x: linear(x, suits(weights, x)),
-            lambda x: linear(x, suits(sizes, x)),
-            transposed,
-            terms,
-            back,
-            weights,
-        )
+        return _product(linear, transposed, (weight.shape[1], weight.shape[0]), (weights, sizes))
     if isinstance(op, Scale):
         factors = [np.ascontiguousarray(np.broadcast_to(w, out)).ravel() for w in weights]
         factor, large = factors[0], np.abs(factors[0])  # numbers, whatever they meet
@@ -131,20 +123,23 @@ def _weighted(op: Linear | Scale | Conv | ConvTranspose, shape: Shape, out: Shap
     if narrow != (len(weight), *window.places(weight.shape[2:])) or wide[0] != weight.shape[1] * op.groups:
         raise Rejected(f"a convolution with weight {weight.shape} from {shape} to {out}")
     if isinstance(op, Conv):
-        return Affine(
-            lambda x: window.correlate(x, suits(weights, x)),
-            lambda x: window.correlate(x, suits(sizes, x)),
-            lambda a: (window.transpose(a, suits(weights, a)),),
-            per_output,
-            per_input,
-            weights,
-        )
+        return _product(window.correlate, window.transpose, (per_output, per_input), (weights, sizes))
+    return _product(window.transpose, window.correlate, (per_input, per_output), (weights, sizes))
+
+
+def _product(
+    there: Callable[[Numbers, Numbers], Numbers],
+    back: Callable[[Numbers, Numbers], Numbers],
+    counts: tuple[int, int],
+    given: tuple[Sequence[Numbers], Sequence[Numbers]],
+) -> Affine:
+    """A product with weights, there and back; counts: of its terms; given: the weights, and their absolute values."""
+    weights, sizes = given
     return Affine(
-        lambda x: window.transpose(x, suits(weights, x)),
-        lambda x: window.transpose(x, suits(sizes, x)),
-        lambda a: (window.correlate(a, suits(weights, a)),),
-        per_input,
-        per_output,
+        lambda x: there(x, suits(weights, x)),
+        lambda x: there(x, suits(sizes, x)),
+        lambda a: (back(a, suits(weights, a)),),
+        *counts,
         weights,
     )
 

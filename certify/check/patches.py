@@ -146,10 +146,9 @@ class Rows:
 
     def times(self, vector: Numbers, a: Numbers, out: Numbers | None = None) -> Numbers:
         """Row by row, number by number: (K, n); out: where to put it."""
-        if self.box is None or len(vector) == 1 or self._short(a):
-            found: Numbers = np.multiply(
-                a, vector if self.box is None or len(vector) == 1 else vector[self.box], out=out
-            )
+        one = self.box is None or len(vector) == 1
+        if one or self._short(a):
+            found: Numbers = np.multiply(a, vector if one else vector[self.box], out=out)
             return found
         out = np.empty_like(a) if out is None else out
         for box, part in self.parts:

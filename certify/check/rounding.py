@@ -34,7 +34,7 @@ U = 2.0**-53
 TINY = 2.0**-1022  # the smallest normal number
 U32, SMALL = 2.0**-24, 2.0**-126  # the same of float32
 LONGEST = 1 << 16  # products in a sum of a quick pass
-BLOCK = 256  # products that `dot` adds up in float32
+BLOCK = 256  # products that `dot` adds up before it goes on in float64
 _fraction: Callable[[Any], Numbers] = np.frompyfunc(Fraction, 1, 1)
 
 

@@ -99,8 +99,16 @@ def read_spec(data: bytes, inputs: int, outputs: int) -> list[Disjunct]:
             raise Rejected(f"spec: {name} is not declared")
         side, high = 1 if op == "<=" else -1, _decimal(number)
         _tighten(limits, (scope.variables[name][1], side), (high if side > 0 else _negative(high), True))
-    whole = cache(lambda: _box(limits, inputs))  # most files have one box for all disjuncts
-    found = [d for clause in _every(factors) if (d := _disjunct(clause, limits, whole, inputs)) is not None]
+
+    @cache  # most files have one box for all disjuncts
+    def box_of(bounds: Clause) -> Box | None:
+        own = dict(limits)
+        for bound in bounds:
+            ((place, sign),) = bound.terms
+            _tighten(own, (place, int(sign)), bound.limit)
+        return _box(own, inputs)
+
+    found = [d for clause in _every(factors) if (d := _disjunct(clause, box_of)) is not None]
     if not found:
         raise Rejected("spec: its assertions contradict each other")
     return found
@@ -316,18 +324,13 @@ def _negative(value: Number) -> Number:
     return value.copy_negate() if isinstance(value, Decimal) else -value
 
 
-def _disjunct(clause: Clause, limits: Limits, whole: Callable[[], Box | None], inputs: int) -> Disjunct | None:
-    """None where no input within the limits, whose box is `whole`, satisfies it; Rejected where one is not bounded."""
+def _disjunct(clause: Clause, box_of: Callable[[Clause], Box | None]) -> Disjunct | None:
+    """None where no input satisfies it; Rejected where an input is not bounded. box_of: what atoms of inputs say."""
     rows: dict[Direction, Fraction] = {}
     for atom in clause:
         if atom.kind == "Y":
             rows[atom.terms] = min(atom.limit[0], rows.get(atom.terms, atom.limit[0]))
-    own = dict(limits)
-    for atom in clause:
-        if atom.kind == "X":
-            ((place, sign),) = atom.terms
-            _tighten(own, (place, int(sign)), atom.limit)
-    box = whole() if own == limits else _box(own, inputs)
+    box = box_of(tuple(atom for atom in clause if atom.kind == "X"))
     return None if box is None else Disjunct(*box, rows)
 
 

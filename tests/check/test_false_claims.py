@@ -239,3 +239,17 @@ def test_no_choice_proves_a_false_claim(base: str) -> None:
         made = copy.deepcopy(false)
         shaken(made, rng)
         assert verdict(made, file) is not None
+
+
+def test_nothing_is_accepted_where_floats_are_flushed_to_zero() -> None:
+    """A process whose subnormals are gone (torch can switch them off) computes errors that may be too small."""
+    torch = pytest.importorskip("torch")
+    header, file, _ = BASES["l2"]()
+    assert verdict(header, file) is None
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush subnormals")
+    try:
+        assert "does not round as IEEE 754 says" in str(verdict(header, file))
+    finally:
+        torch.set_flush_denormal(False)
+    assert verdict(header, file) is None

@@ -406,9 +406,11 @@ MUTANTS: dict[str, Mutant] = {
 # Overflow is seen twice, so that overlooking it in one place alone does no harm.
 HARMLESS = ("overflow is overlooked",)
 TOGETHER = {"NaN counts as a proof": ["overflow is overlooked"]}
+# How names begin -> a word in the names of the laws that are likely to see them.
+LIKELY = {"quick": "quick", "a row that": "rows_stop"}
 
 
 @pytest.mark.parametrize("name", [name for name in MUTANTS if name not in HARMLESS])
 def test_a_law_sees_the_mutant(name: str) -> None:
     with mutated(*(MUTANTS[n] for n in (*TOGETHER.get(name, []), name))) as laws:
-        assert broken(laws, "quick" if name.startswith("quick") else "") is not None
+        assert broken(laws, next((word for begin, word in LIKELY.items() if name.startswith(begin)), "")) is not None
